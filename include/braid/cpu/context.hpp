@@ -1,0 +1,60 @@
+// The CPU backend's context: memory, scratch and the number of threads. Pass it first to every operation.
+#pragma once
+
+#include <braid/core/memory.hpp>
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <string>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace braid::cpu {
+
+namespace detail {
+class HostMemory final : public Memory {
+ public:
+  void* allocate(std::size_t bytes) override {
+    const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+    void* pointer = std::aligned_alloc(alignment, rounded);
+    require(pointer != nullptr, "cpu memory", braid::detail::text(bytes, " bytes"), "no memory left");
+    return pointer;
+  }
+  void free(void* pointer) noexcept override { std::free(pointer); }
+  void zero(void* pointer, std::size_t bytes) override { std::memset(pointer, 0, bytes); }
+};
+}  // namespace detail
+
+/// Memory of the host. One for the program.
+inline Memory& host_memory() {
+  static detail::HostMemory memory;
+  return memory;
+}
+
+/// What the operations of namespace braid::cpu take first. Not thread-safe: one context per calling thread.
+class Context {
+ public:
+  /// `threads` = 0: as many as OpenMP offers (1 when compiled without it).
+  explicit Context(int threads = 0) : threads_(threads) {
+#ifdef _OPENMP
+    if (threads_ == 0) threads_ = omp_get_max_threads();
+#else
+    threads_ = 1;
+#endif
+  }
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  int threads() const { return threads_; }
+  Memory& memory() const { return host_memory(); }
+
+  Arena arena{host_memory()};  ///< scratch of the operations
+
+ private:
+  int threads_;
+};
+
+}  // namespace braid::cpu
