@@ -1,0 +1,85 @@
+// The record of a (chunk, value head): everything the recurrence needs to know about 32 tokens, written by the preparation
+// kernel and read by every recurrence kernel. One contiguous image in global memory, in exactly the form the matrix units
+// read from shared memory, so that one bulk copy fetches it.
+//
+// With P_i the product of the decays of the chunk up to and including token i, X_j the product of those after token j, e and
+// w the strengths of erasing and writing (Update), all operands 16 bits wide:
+//
+//   kd[i] = P_i k_i      qd[i] = P_i q_i      kg[j] = X_j k_j      a = P_31                          (entries <= 1 for unit k, q)
+//   Z[i][j] = q_i . Diag(prod_{j<t<=i} alpha_t) k_j, i >= j        T = (I + Diag(e) M)^-1, M the same with k_i and i > j
+//
+//   E = V - kd S          R = T' E          O = scale (qd S + Z R)          S <- Diag(a) S + kg^T R              Eqs. (6)-(9)
+//
+// * one strength (e = w = beta, DeltaRule):  T' = T Diag(beta)
+// * two strengths:                           T' = T, kd[i] carries e_i, and the consumer forms E = Diag(w) V - kd S
+// * no erasing (Additive):                   R = V; kg[j] and column j of Z carry w_j; kd and T' are absent
+//
+// Rows of tokens past the end of a sequence hold zeros (and count as alpha = 1), columns of Z and T' too.
+#pragma once
+
+#include <braid/core/macros.hpp>
+#include <braid/core/types.hpp>
+#include <braid/core/update.hpp>
+
+#include <type_traits>
+
+namespace braid::cuda {
+
+/// Tokens per chunk of the GPU kernels.
+inline constexpr int chunk_tokens = 32;
+
+/// How an update enters the record.
+enum class Strength : unsigned char { none, one, two };
+
+/// DeltaRule, and any update that declares `static constexpr bool one_strength = true` (erase == write), needs no Diag(w).
+template <class U> BRAID_FN constexpr Strength strength_of() {
+  if constexpr (!U::erases) return Strength::none;
+  else if constexpr (std::is_same_v<U, DeltaRule> || requires { requires U::one_strength; }) return Strength::one;
+  else return Strength::two;
+}
+
+/// Byte offsets inside a record. All sections but the last two are multiples of 1024 bytes; align a record in shared memory to 1024.
+struct Record {
+  int key_dim = 128;  ///< 64 or 128
+  Strength strength = Strength::one;
+
+  /// A panel is 32 tokens (rows of 128 bytes) x 64 channels.
+  static constexpr int panel_bytes = chunk_tokens * 128;
+  static constexpr int square_bytes = chunk_tokens * chunk_tokens * 2;
+
+  BRAID_FN constexpr bool erases() const { return strength != Strength::none; }
+  BRAID_FN constexpr int rows_bytes() const { return key_dim / 64 * panel_bytes; }
+  BRAID_FN constexpr int qd() const { return 0; }                                 ///< 16-bit [32][K], panels, swizzled
+  BRAID_FN constexpr int kg() const { return rows_bytes(); }                      ///< 16-bit [32][K], panels, swizzled
+  BRAID_FN constexpr int kd() const { return 2 * rows_bytes(); }                  ///< 16-bit [32][K], panels, swizzled
+  BRAID_FN constexpr int z() const { return (erases() ? 3 : 2) * rows_bytes(); }  ///< 16-bit [32][32], cores
+  BRAID_FN constexpr int t() const { return z() + square_bytes; }                 ///< 16-bit [32][32], cores
+  BRAID_FN constexpr int a() const { return z() + (erases() ? 2 : 1) * square_bytes; }  ///< float [K]
+  BRAID_FN constexpr int w() const { return a() + key_dim * 4; }                  ///< float [32], Strength::two only
+  BRAID_FN constexpr int bytes() const { return w() + (strength == Strength::two ? chunk_tokens * 4 : 0); }
+  /// Distance of two records in shared memory.
+  BRAID_FN constexpr int shared_bytes() const { return (bytes() + 1023) / 1024 * 1024; }
+
+  /// Element (token, channel) of kd, qd or kg, in bytes from the section's start: the 128-byte swizzle of wgmma and TMA.
+  BRAID_FN static constexpr int row_element(int token, int channel) {
+    return channel / 64 * panel_bytes + token * 128 + (((channel % 64 / 8) ^ (token & 7)) << 4) + channel % 8 * 2;
+  }
+  /// Element (row, column) of Z or T', in bytes: 8x8 cores of 128 bytes, cores of one row of cores adjacent.
+  BRAID_FN static constexpr int square_element(int row, int column) {
+    return (row / 8 * (chunk_tokens / 8) + column / 8) * 128 + row % 8 * 16 + column % 8 * 2;
+  }
+};
+
+static_assert(Record{128, Strength::one}.bytes() == 29184 && Record{64, Strength::one}.bytes() == 16640);
+static_assert(Record{128, Strength::two}.bytes() % 16 == 0 && Record{64, Strength::none}.bytes() % 16 == 0);
+
+/// Where the chunks of a packed sequence lie: chunk c of sequence n is slot first_slot(offsets[n], n) + c. Because
+/// floor(b) - floor(a) + 1 >= ceil(b - a), slots of neighbours never overlap, and no scan over lengths is needed; a few stay unused.
+BRAID_FN constexpr Index first_slot(Index offset, Index sequence) { return offset / chunk_tokens + sequence; }
+/// Slots to reserve for T tokens in N sequences.
+BRAID_FN constexpr Index slots(Index tokens, Index sequences) { return tokens / chunk_tokens + sequences; }
+BRAID_FN constexpr Index chunks(Index length) { return (length + chunk_tokens - 1) / chunk_tokens; }
+/// Record of (slot, value head) in the workspace, in units of Record::bytes().
+BRAID_FN constexpr Index record_index(Index slot, Index head, Index value_heads) { return slot * value_heads + head; }
+
+}  // namespace braid::cuda
