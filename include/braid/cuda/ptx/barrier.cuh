@@ -1,0 +1,54 @@
+// mbarrier, bulk copies and proxy fences (sm_90).
+#pragma once
+
+#include <braid/cuda/ptx/mma.cuh>
+
+namespace braid::cuda::ptx {
+
+/// A barrier in shared memory whose phase completes when `count` arrivals and all announced bytes have come.
+struct alignas(8) Barrier {
+  std::uint64_t state;
+
+  __device__ __forceinline__ void init(int count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(this)), "r"(count) : "memory");
+  }
+  __device__ __forceinline__ void arrive() {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(this)) : "memory");
+  }
+  /// Arrives and announces `bytes` of bulk copies.
+  __device__ __forceinline__ void arrive_expect(int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(this)), "r"(bytes) : "memory");
+  }
+  /// Waits until the phase of this parity has completed.
+  __device__ __forceinline__ void wait(int parity) {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra again;\n"
+        "}\n" ::"r"(shared_address(this)), "r"(parity) : "memory");
+  }
+};
+
+/// Makes initialised barriers visible to the copy engine.
+__device__ __forceinline__ void fence_barrier_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+/// Orders this thread's ordinary accesses to shared memory before later ones of the copy engine and of wgmma.
+__device__ __forceinline__ void fence_async_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+/// Copies `bytes` (a multiple of 16, as are both addresses) from global to shared memory; `barrier` counts them.
+__device__ __forceinline__ void bulk_load(Word shared, const void* global, int bytes, Barrier& barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared),
+               "l"(global), "r"(bytes), "r"(shared_address(&barrier)) : "memory");
+}
+
+/// Barrier number `id` (1..15) among `threads` threads of the block.
+__device__ __forceinline__ void named_barrier(int id, int threads) {
+  asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+/// Programmatic dependent launch: lets the next kernel of the stream start its blocks; waits for the previous kernel's memory.
+__device__ __forceinline__ void launch_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+__device__ __forceinline__ void wait_for_previous_grid() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
+}  // namespace braid::cuda::ptx
