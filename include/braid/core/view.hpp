@@ -86,7 +86,7 @@ template <std::size_t N> std::string shape_text(const std::array<Index, N>& shap
 
 /// Throws Error unless `view` has exactly the shape given.
 template <class T, int Rank>
-void require_shape(const View<T, Rank>& view, const std::array<std::type_identity_t<Index>, Rank>& expected,
+void require_shape(const View<T, Rank>& view, const std::type_identity_t<std::array<Index, Rank>>& expected,
                    std::string_view where) {
   if (view.shape != expected) [[unlikely]]
     throw Error(std::string(where), "shape " + detail::shape_text(expected), detail::shape_text(view.shape));

@@ -5,7 +5,16 @@
 #include <braid/core/macros.hpp>
 #include <braid/core/types.hpp>
 
+// g++ 12 takes the "undefined" operands of its own AVX-512 intrinsics for uninitialised variables (GCC bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <Eigen/Core>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 namespace braid::cpu {
 
