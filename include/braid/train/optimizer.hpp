@@ -32,6 +32,7 @@ template <class T> class Optimizer {
   /// One parameter with its state; `second` is null for Muon and both are null for Role::balance.
   struct Slot {
     std::string name;
+    std::vector<Index> shape;
     Role role = Role::matrix;
     View<T, 1> value, first, second;
     View<const T, 1> grad;
@@ -80,7 +81,7 @@ template <class T> class Optimizer {
     Index size = 0;
     for_each_param(layer, [&](const std::string& name, Param<T>& p) {
       require(p.grad != nullptr, "Optimizer", "gradients allocated (ParamStorage::allocate_gradients)", name + " without one");
-      slots_.push_back({name, p.role, p.vector(), {}, {}, p.grad_vector()});
+      slots_.push_back({name, p.shape, p.role, p.vector(), {}, {}, p.grad_vector()});
       if (p.role != Role::balance) size += p.size() * (by_muon(p.role) ? 1 : 2);
     });
     state_ = Tensor<T, 1>(memory, size);
