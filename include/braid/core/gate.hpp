@@ -20,6 +20,7 @@ template <class T> struct GateDerivative {
 /// Unbounded below. The gate of the published Kimi-Linear-48B-A3B.
 struct SoftplusGate {
   static constexpr Decay decay = Decay::per_channel;
+  static constexpr bool takes_packs = true;
   template <class T> BRAID_FN static T log_decay(T x, T rate, T bias) { return -(rate * math::softplus(x + bias)); }
   template <class T> BRAID_FN static GateDerivative<T> derivative(T x, T rate, T bias) {
     const T dx = -(rate * math::sigmoid(x + bias));
@@ -32,6 +33,7 @@ template <int Floor = -5> struct BoundedGate {
   static_assert(Floor < 0, "braid: the floor of a BoundedGate is a log decay and must be negative, for example BoundedGate<-5>");
   static constexpr Decay decay = Decay::per_channel;
   static constexpr int floor = Floor;
+  static constexpr bool takes_packs = true;
   template <class T> BRAID_FN static T log_decay(T x, T rate, T bias) {
     return T(Floor) * math::sigmoid(rate * (x + bias));
   }
@@ -80,6 +82,10 @@ template <class G> inline constexpr bool gate_is_given = requires { requires G::
 
 /// True for gates whose log decay cannot fall below a constant `G::floor`: kernels may choose a cheaper path.
 template <class G> inline constexpr bool gate_is_bounded = requires { G::floor; };
+
+/// True for gates that say so (`takes_packs = true`): their functions use only arithmetic and braid::math, so T may be a pack of
+/// lanes (cpu/pack.hpp) and the CPU backend evaluates them vectorised. Others are called with scalars.
+template <class G> inline constexpr bool gate_takes_packs = requires { requires G::takes_packs; };
 
 namespace detail {
 /// Explains, one sentence each, what a gate lacks. Instantiated at every public door that takes a gate.
