@@ -78,10 +78,10 @@ inline Index check_targets(std::span<const Token> targets, Index tokens, Index v
   return counted;
 }
 
-/// Adds the losses of rows in their order, so that the sum does not depend on the threads.
+/// Adds the losses of rows in their order, so that the mean does not depend on the threads.
 inline void add_losses(CrossEntropy& total, View<const RowLoss, 1> rows) {
   for (const RowLoss& row : rows) {
-    total.mean += row.loss / static_cast<double>(total.counted);
+    if (total.counted) total.mean += row.loss / static_cast<double>(total.counted);
     total.correct += row.correct;
   }
 }
