@@ -14,10 +14,14 @@ __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.a
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 /// Waits until at most `Pending` groups are under way.
 template <int Pending> __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory"); }
-/// Keeps the compiler from moving accesses to registers across asynchronous products.
+/// Keeps the compiler from moving accesses to these registers across this point: before wgmma_fence and after wgmma_wait.
 template <int N> __device__ __forceinline__ void wgmma_pin(float (&d)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+template <int N> __device__ __forceinline__ void wgmma_pin(Word (&a)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) asm volatile("" : "+r"(a[i])::"memory");
 }
 
 /// How B lies in shared memory (PTX ISA, "Matrix descriptor"); addresses and distances in bytes.
@@ -31,9 +35,9 @@ __device__ __forceinline__ std::uint64_t descriptor(Word address, int leading, i
 }
 
 /// d = A B + (accumulate ? d : 0). 16, 32 or 64 accumulators are N = 32, 64, 128.
-/// `BTransposed`: B is stored N-major (its columns contiguous).
+/// a[0..3] are the A fragments. `BTransposed`: B is stored N-major (its columns contiguous).
 template <class Operand, bool BTransposed, int Accumulators>
-__device__ __forceinline__ void wgmma(float (&d)[Accumulators], const Word (&a)[4], std::uint64_t b, int accumulate) {
+__device__ __forceinline__ void wgmma(float (&d)[Accumulators], const Word* a, std::uint64_t b, int accumulate) {
   static_assert(Accumulators == 16 || Accumulators == 32 || Accumulators == 64, "braid: wgmma is wrapped for N = 32, 64 and 128");
   constexpr bool half = std::is_same_v<Operand, __half>;
   if constexpr (Accumulators == 16) {

@@ -1,0 +1,110 @@
+// T' of record.hpp: the inverse of I + Diag(e) M, columns scaled. fp32 forward substitution in two 16x16 blocks, then one composition
+// T10 = -T11 M10 T00 on the matrix units. Powers of M (Neumann, Newton) are never formed: they overflow for equal keys.
+#pragma once
+
+#include <braid/cuda/intra_chunk.cuh>
+#include <braid/cuda/record.hpp>
+
+namespace braid::cuda {
+
+/// Shared memory of one warp.
+struct alignas(16) InverseScratch {
+  static constexpr int stride = 36;  ///< floats per row: the two blocks of a broadcast read fall into different banks
+  union {
+    float matrix[chunk_tokens][stride];  ///< Diag(e) M, read by the substitution; before it, the scalar decays
+    struct {
+      unsigned char scaled[Record::square_bytes];  ///< diagonal blocks of T Diag(column), laid out as in the record
+      unsigned char lower[512];                    ///< T11 alone, 2 x 2 cores
+    } image;
+  };
+  float erase[chunk_tokens];   ///< strengths e
+  float column[chunk_tokens];  ///< factor of each column of T (and, without erasing, of Z)
+  float qk[chunk_tokens];      ///< q_i . k_i, the diagonal of Z
+};
+
+/// Writes the record's T' section. `tiles` holds M; scratch.erase and scratch.column must be set.
+template <class Operand>
+__device__ __forceinline__ void write_inverse(const Lane& lane, const Tiles& tiles, InverseScratch& scratch, std::byte* section) {
+  float erase[4];
+#pragma unroll
+  for (int s = 0; s < 4; ++s) erase[s] = scratch.erase[8 * s + lane.r];
+#pragma unroll
+  for (int s = 0; s < 4; ++s)
+#pragma unroll
+    for (int t = s & ~1; t <= s; ++t) {
+      const float* m = tiles.tile[Tiles::at(s, t)];
+      *reinterpret_cast<float2*>(&scratch.matrix[8 * s + lane.r][8 * t + 2 * lane.c]) = make_float2(erase[s] * m[0], erase[s] * m[1]);
+    }
+  ptx::Word below[4];  // Diag(e) M10 as an A operand
+#pragma unroll
+  for (int t = 0; t < 2; ++t)
+#pragma unroll
+    for (int s = 2; s < 4; ++s) {
+      const float* m = tiles.tile[Tiles::at(s, t)];
+      below[2 * t + s - 2] = ptx::pack<Operand>(erase[s] * m[0], erase[s] * m[1]);
+    }
+  __syncwarp();
+
+  const int block = lane.index >> 4, j = lane.index & 15;
+  float x[16];  // column j of the block's inverse
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const float* row = &scratch.matrix[16 * block + i][16 * block];
+    float sum[4] = {i == j ? 1.f : 0.f, 0.f, 0.f, 0.f};
+#pragma unroll
+    for (int m = 0; m < i; m += 4) {
+      const float4 a = *reinterpret_cast<const float4*>(row + m);
+      sum[0] -= a.x * x[m];
+      if (m + 1 < i) sum[1] -= a.y * x[m + 1];
+      if (m + 2 < i) sum[2] -= a.z * x[m + 2];
+      if (m + 3 < i) sum[3] -= a.w * x[m + 3];
+    }
+    x[i] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  }
+  __syncwarp();
+
+  const float factor = scratch.column[lane.index];
+#pragma unroll
+  for (int i = 0; i < 16; i += 2) {
+    const ptx::Word scaled = ptx::pack<Operand>(x[i] * factor, x[i + 1] * factor), plain = ptx::pack<Operand>(x[i], x[i + 1]);
+#pragma unroll
+    for (int odd = 0; odd < 2; ++odd) {
+      const int row = i + odd;
+      *reinterpret_cast<unsigned short*>(scratch.image.scaled + Record::square_element(16 * block + row, 16 * block + j)) =
+          static_cast<unsigned short>(odd ? scaled >> 16 : scaled);
+      if (block == 1)
+        *reinterpret_cast<unsigned short*>(scratch.image.lower + (row / 8 * 2 + j / 8) * 128 + row % 8 * 16 + j % 8 * 2) =
+            static_cast<unsigned short>(odd ? plain >> 16 : plain);
+    }
+  }
+  __syncwarp();
+
+  // Operands: T11 as A (cores (0,0), (1,0), (0,1), (1,1)), T00 Diag(column) as B (cores transposed, k-major per column tile).
+  const int matrix = lane.index >> 3, row = lane.index & 7;
+  ptx::Word t11[4], t00[4];
+  ptx::ldmatrix(t11, ptx::shared_address(scratch.image.lower) + ((matrix & 1) * 2 + (matrix >> 1)) * 128 + row * 16);
+  ptx::ldmatrix_transposed(t00, ptx::shared_address(scratch.image.scaled) + ((matrix & 1) * 4 + (matrix >> 1)) * 128 + row * 16);
+  float y[2][4] = {}, z[2][4] = {};
+#pragma unroll
+  for (int n = 0; n < 2; ++n) ptx::mma<Operand>(y[n], below[0], below[1], below[2], below[3], t00[2 * n], t00[2 * n + 1]);
+#pragma unroll
+  for (int n = 0; n < 2; ++n) {
+    const ptx::Word upper = ptx::movmatrix_transposed(ptx::pack<Operand>(y[n][0], y[n][1]));
+    const ptx::Word lower = ptx::movmatrix_transposed(ptx::pack<Operand>(y[n][2], y[n][3]));
+    ptx::mma<Operand>(z[n], t11[0], t11[1], t11[2], t11[3], upper, lower);
+  }
+
+  auto* out = reinterpret_cast<ptx::Word*>(section) + lane.index;
+  const auto* image = reinterpret_cast<const ptx::Word*>(scratch.image.scaled) + lane.index;
+#pragma unroll
+  for (int s = 0; s < 4; ++s)
+#pragma unroll
+    for (int t = 0; t < 4; ++t) {
+      const int core = (s * 4 + t) * 32;
+      if (s / 2 == t / 2) out[core] = image[core];
+      else if (s < t) out[core] = 0;
+      else out[core] = ptx::pack<Operand>(-z[t][2 * (s - 2)], -z[t][2 * (s - 2) + 1]);
+    }
+}
+
+}  // namespace braid::cuda
