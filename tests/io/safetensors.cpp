@@ -1,12 +1,12 @@
 // safetensors: what is written is read again to the bit, conversions round as IEEE says, and bad files end in an Error.
 #include <braid/io/safetensors.hpp>
 
+#include <io/folder.hpp>
+
 #include <doctest/doctest.h>
 
 #include <csignal>
 #include <cmath>
-#include <fstream>
-#include <functional>
 #include <limits>
 
 #include <sys/resource.h>
@@ -14,17 +14,9 @@
 namespace fs = std::filesystem;
 using namespace braid;
 using namespace braid::io;
+using namespace braid::test;
 
 namespace {
-/// A folder that goes away again.
-struct Folder {
-  fs::path path = fs::temp_directory_path() / ("braid-safetensors-" + std::to_string(::getpid()));
-  Folder() { fs::create_directories(path); }
-  ~Folder() { fs::remove_all(path); }
-  fs::path operator/(const char* name) const { return path / name; }
-  std::size_t files() const { return static_cast<std::size_t>(std::distance(fs::directory_iterator(path), {})); }
-};
-
 /// A file of a given header text and number of data bytes; `length` overrides the header's length field.
 fs::path write_raw(const fs::path& path, const std::string& header, std::size_t data, std::uint64_t length = ~std::uint64_t{0}) {
   std::ofstream out(path, std::ios::binary);
@@ -33,17 +25,6 @@ fs::path write_raw(const fs::path& path, const std::string& header, std::size_t 
   out << header << std::string(data, '\1');
   return path;
 }
-
-/// The message of the Error that f throws, or "" if it throws none.
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return {};
-}
-bool has(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
 }  // namespace
 
 TEST_CASE("half-precision conversions are exact and round to nearest even") {
@@ -86,7 +67,7 @@ TEST_CASE("half-precision conversions are exact and round to nearest even") {
 }
 
 TEST_CASE("every type is written and read again") {
-  const Folder folder;
+  const Folder folder("safetensors");
   const std::vector<float> x{1.5f, -2, 0, 1e-40f, 3.14159f, 7};
   const std::vector<double> d{1e300, -0.1, 5};
   const std::vector<std::int64_t> i{-1, std::numeric_limits<std::int64_t>::max()};
@@ -128,7 +109,7 @@ TEST_CASE("every type is written and read again") {
 }
 
 TEST_CASE("large tensors are converted block by block") {
-  const Folder folder;
+  const Folder folder("safetensors");
   std::vector<float> x(100'001);
   for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i);
   write_safetensors(folder / "a", std::vector{tensor_source("x", {100'001}, x.data()), tensor_source("d", {100'001}, x.data(), Stored::f64)});
@@ -138,7 +119,7 @@ TEST_CASE("large tensors are converted block by block") {
 }
 
 TEST_CASE("headers that lie are refused") {
-  const Folder folder;
+  const Folder folder("safetensors");
   const auto path = folder / "bad.safetensors";
   const auto error = [&](const std::string& header, std::size_t data, std::uint64_t length = ~std::uint64_t{0}) {
     write_raw(path, header, data, length);
@@ -199,7 +180,7 @@ TEST_CASE("headers that lie are refused") {
 }
 
 TEST_CASE("a file that shrinks after it was opened is an Error, not a crash") {
-  const Folder folder;
+  const Folder folder("safetensors");
   const std::vector<float> x(100'000, 1);
   write_safetensors(folder / "a", std::vector{tensor_source("x", {100'000}, x.data())});
   const SafetensorsFile file(folder / "a");
@@ -209,7 +190,7 @@ TEST_CASE("a file that shrinks after it was opened is an Error, not a crash") {
 }
 
 TEST_CASE("a disk without room loses nothing") {
-  const Folder folder;
+  const Folder folder("safetensors");
   const std::vector<float> old(10, 1), x(1'000'000, 2);
   const auto path = folder / "a";
   write_safetensors(path, std::vector{tensor_source("x", {10}, old.data())});
@@ -228,7 +209,7 @@ TEST_CASE("a disk without room loses nothing") {
 }
 
 TEST_CASE("a map shows the file without a copy") {
-  const Folder folder;
+  const Folder folder("safetensors");
   write_text(folder / "a", "hello");
   MappedFile file(folder / "a");
   const auto map = file.map();

@@ -78,6 +78,14 @@ class SafetensorsFile {
     return out;
   }
 
+  /// Bytes [first, first + count) of a tensor as they are stored.
+  void read_bytes(const TensorInfo& tensor, std::uint64_t first, void* to, std::size_t count) const {
+    const std::uint64_t bytes = tensor.end - tensor.begin;
+    require(first <= bytes && count <= bytes - first, path() + ": tensor " + tensor.name,
+            braid::detail::text("a range within its ", bytes, " bytes"), braid::detail::text(first, " + ", count));
+    file_.read(data_ + tensor.begin + first, to, count);
+  }
+
   void prefetch(const TensorInfo& tensor) const { file_.prefetch(data_ + tensor.begin, tensor.end - tensor.begin); }
 
  private:
