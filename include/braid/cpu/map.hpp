@@ -14,7 +14,8 @@ namespace braid::cpu {
 template <class T> Pack<T> load_part(const T* p, Index count, T fill = T(0)) {
   if (count >= Pack<T>::lanes) return Pack<T>::load(p);
   T room[Pack<T>::lanes];
-  std::fill_n(std::copy_n(p, count, room), Pack<T>::lanes - count, fill);
+  std::fill_n(room, Pack<T>::lanes, fill);
+  std::copy_n(p, count, room);
   return Pack<T>::load(room);
 }
 
