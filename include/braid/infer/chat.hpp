@@ -114,7 +114,7 @@ class ChatTemplate {
   // A published template holds its default system message as a literal turn. The rest of it is checked for the form rendered here.
   static std::string default_system(std::string_view jinja, const std::string& where) {
     for (std::string_view part : {start(Role::system), start(Role::user), start(Role::assistant), middle, end})
-      require(jinja.find(part) != jinja.npos, where, "a chat template with " + std::string(part), "one without");
+      require(jinja.find(part) != jinja.npos, where, detail::text("a chat template with ", part), "one without");
     require(jinja.find("<think>") == jinja.npos, where, "the chat template of an Instruct model", "one with <think>");
     const std::string turn = std::string(start(Role::system)).append(name(Role::system)).append(middle);
     for (std::size_t at = jinja.find(turn); at != jinja.npos; at = jinja.find(turn, at + 1)) {

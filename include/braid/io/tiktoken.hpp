@@ -5,6 +5,7 @@
 #include <braid/core/types.hpp>
 #include <braid/io/mapped_file.hpp>
 
+#include <algorithm>
 #include <bit>
 #include <charconv>
 #include <cstdint>
@@ -27,16 +28,16 @@ class Vocabulary {
     slots_.resize(std::bit_ceil(tokens.size() * 2 + 1));
     for (const std::string& token : tokens) {
       const auto id = static_cast<Token>(size());
-      require(!token.empty(), where, "tokens of at least one byte", braid::detail::text("an empty one of rank ", id));
+      if (token.empty()) throw Error(where, "tokens of at least one byte", braid::detail::text("an empty one of rank ", id));
       bytes_ += token;
       ends_.push_back(bytes_.size());
       Slot& slot = slots_[place(token)];
-      require(slot.token == none, where, "each token once", braid::detail::text("ranks ", slot.token, " and ", id, " with the same bytes"));
+      if (slot.token != none) throw Error(where, "each token once", braid::detail::text("ranks ", slot.token, " and ", id, " with the same bytes"));
       slot = {fingerprint(hash(token)), id};
     }
     for (int byte = 0; byte < 256; ++byte) {
       const char c = static_cast<char>(byte);
-      require(find({&c, 1}) != none, where, "a token for each of the 256 bytes", braid::detail::text("none for byte ", byte));
+      if (find({&c, 1}) == none) throw Error(where, "a token for each of the 256 bytes", braid::detail::text("none for byte ", byte));
     }
   }
 
@@ -140,19 +141,20 @@ inline Vocabulary parse_tiktoken(std::string_view text, const std::string& where
 
   std::vector<std::string> tokens(lines.size());
   for (std::size_t i = 0; i < lines.size(); ++i) {
-    auto check = [&](bool ok, std::string_view expected) {
-      require(ok, braid::detail::text(where, ", line ", numbers[i]), expected, "\"" + std::string(lines[i].substr(0, 80)) + "\"");
+    auto fail = [&](std::string_view expected) {
+      const std::string_view start = lines[i].substr(0, 80);
+      throw Error(braid::detail::text(where, ", line ", numbers[i]), std::string(expected), braid::detail::text('"', start, '"'));
     };
     const std::size_t space = lines[i].find(' ');
-    check(space != std::string_view::npos, "a base64 token, a space and a rank");
+    if (space == std::string_view::npos) fail("a base64 token, a space and a rank");
     std::string bytes;
-    check(detail::decode_base64(lines[i].substr(0, space), bytes), "a token in base64");
+    if (!detail::decode_base64(lines[i].substr(0, space), bytes)) fail("a token in base64");
     const std::string_view digits = lines[i].substr(space + 1);
     std::uint64_t rank = 0;
     const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), rank);
-    check(error == std::errc() && end == digits.data() + digits.size(), "a rank >= 0");
-    check(rank < lines.size(), braid::detail::text("a rank below the number of tokens, ", lines.size()));
-    check(tokens[rank].empty(), "each rank once");
+    if (error != std::errc() || end != digits.data() + digits.size()) fail("a rank >= 0");
+    if (rank >= lines.size()) fail(braid::detail::text("a rank below the number of tokens, ", lines.size()));
+    if (!tokens[rank].empty()) fail("each rank once");
     tokens[rank] = std::move(bytes);
   }
   return Vocabulary(tokens, where);

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <bitset>
+#include <charconv>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -53,10 +54,11 @@ class Tokenizer {
       names_.push_back(name != named.end() ? name->second : braid::detail::text("<|reserved_token_", id, "|>"));
     }
     for (const auto& [id, name] : named)
-      require(id >= first && id < first + reserved, where,
-              braid::detail::text("special tokens with ids in [", first, ", ", first + reserved, ")"), braid::detail::text(id, " (", name, ")"));
+      if (id < first || id >= first + reserved)
+        throw Error(where, braid::detail::text("special tokens with ids in [", first, ", ", first + reserved, ")"),
+                    braid::detail::text(id, " (", name, ")"));
     for (std::size_t i = 0; i < names_.size(); ++i) {
-      require(!names_[i].empty(), where, "special tokens with names", braid::detail::text("none for ", first + Token(i)));
+      require(!names_[i].empty(), where, "special tokens with names", "an empty one");
       require(ids_.emplace(names_[i], first + static_cast<Token>(i)).second, where, "each special token once", names_[i]);
       starts_.set(static_cast<unsigned char>(names_[i][0]));
       lengths_.push_back(names_[i].size());
@@ -96,7 +98,7 @@ class Tokenizer {
   }
   /// The bytes of a token; of a special one, its name.
   std::string_view bytes(Token token) const {
-    require(token >= 0 && token < size(), "Tokenizer", braid::detail::text("a token below ", size()), token);
+    if (token < 0 || token >= size()) throw Error("Tokenizer", braid::detail::text("a token below ", size()), std::to_string(token));
     if (!is_special(token)) return bpe_.vocabulary()[token];
     return names_[static_cast<std::size_t>(token - bpe_.vocabulary().size())];
   }
@@ -112,7 +114,7 @@ class Tokenizer {
   /// The same; throws Error if there is none.
   Token special(std::string_view name) const {
     const auto id = find_special(name);
-    require(id.has_value(), "Tokenizer", "the special token " + std::string(name), "none of this name");
+    require(id.has_value(), "Tokenizer", braid::detail::text("the special token ", name), "none of this name");
     return *id;
   }
   std::optional<Token> bos() const { return bos_; }  ///< "bos_token" of tokenizer_config.json
@@ -128,9 +130,9 @@ class Tokenizer {
     for (const auto& [key, value] : added->items()) {
       Token id = 0;
       const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), id);
-      require(error == std::errc() && end == key.data() + key.size(), where, "token ids as keys of added_tokens_decoder", "\"" + key + "\"");
-      require(value.is_object() && value.contains("content") && value["content"].is_string(), where, "a string \"content\" of token " + key,
-              "none");
+      require(error == std::errc() && end == key.data() + key.size(), where, "token ids as keys of added_tokens_decoder", key);
+      require(value.is_object() && value.contains("content") && value["content"].is_string(), where,
+              braid::detail::text("a string \"content\" of token ", key), "none");
       named.emplace(id, value["content"].get<std::string>());
     }
     return named;
