@@ -4,6 +4,7 @@
 
 #include <braid/core/linear_attention.hpp>
 #include <braid/cpu/context.hpp>
+#include <braid/cpu/linear_attention_chunkwise_backward.hpp>
 #include <braid/cpu/linear_attention_recurrent.hpp>
 #include <braid/cpu/parallel.hpp>
 
@@ -96,13 +97,18 @@ void linear_attention(Context& ctx, const LinearAttentionInputs<T>& in, const Li
   const std::array<Index, 2> whole{0, in.tokens};
   const detail::HeadTasks tasks(ctx, in, whole);
 
-  detail::Carve<T> size;
-  detail::RecurrentScratch<Gate, Update, T>(size, in, tasks.width());
   auto scope = ctx.arena.scope();
-  auto scratch = ctx.arena.take<T>(ctx.threads(), size.used());
-  parallel_for(ctx, tasks.count(), [&](Index i) {
-    detail::recurrent_forward<Gate, Update>(in, out, tasks[i], scratch.row(thread_number()));
-  });
+  if constexpr (detail::is_recurrent<Form>) {
+    auto scratch = ctx.arena.take<T>(ctx.threads(), detail::recurrent_scratch<Gate, Update>(in, tasks.width()));
+    parallel_for(ctx, tasks.count(), [&](Index i) {
+      detail::recurrent_forward<Gate, Update>(in, out, tasks[i], scratch.row(thread_number()));
+    });
+  } else {
+    auto scratch = ctx.arena.take<T>(ctx.threads(), detail::chunkwise_scratch<Gate, Update>(in, tasks.width(), Form::chunk));
+    parallel_for(ctx, tasks.count(), [&](Index i) {
+      detail::chunkwise_forward<Gate, Update>(in, out, tasks[i], Form::chunk, scratch.row(thread_number()));
+    });
+  }
 }
 
 /// Gradients of `linear_attention` with respect to every input, recomputed from the inputs (nothing of the forward pass is kept).
@@ -133,12 +139,19 @@ void linear_attention_backward(Context& ctx, const LinearAttentionInputs<T>& in,
       .key_lanes = split_keys ? lanes : in.heads, .value_lanes = split_values ? lanes : tasks.heads, .lanes = lanes,
       .key_by_lane = split_keys, .value_by_lane = split_values};
 
-  detail::Carve<T> size;
-  detail::RecurrentBackwardScratch<Gate, Update, T>(size, in, tasks.width(), tasks.longest());
-  auto scratch = ctx.arena.take<T>(ctx.threads(), size.used());
-  parallel_for(ctx, tasks.count(), [&](Index i) {
-    detail::recurrent_backward<Gate, Update>(in, out, tasks[i], sink, tasks.longest(), scratch.row(thread_number()));
-  });
+  const Index longest = tasks.longest();
+  if constexpr (detail::is_recurrent<Form>) {
+    auto scratch = ctx.arena.take<T>(ctx.threads(), detail::recurrent_backward_scratch<Gate, Update>(in, tasks.width(), longest));
+    parallel_for(ctx, tasks.count(), [&](Index i) {
+      detail::recurrent_backward<Gate, Update>(in, out, tasks[i], sink, longest, scratch.row(thread_number()));
+    });
+  } else {
+    constexpr Index chunk = Form::chunk;
+    auto scratch = ctx.arena.take<T>(ctx.threads(), detail::chunkwise_backward_scratch<Gate, Update>(in, tasks.width(), chunk, longest));
+    parallel_for(ctx, tasks.count(), [&](Index i) {
+      detail::chunkwise_backward<Gate, Update>(in, out, tasks[i], sink, chunk, longest, scratch.row(thread_number()));
+    });
+  }
 
   auto gather = [&](const T* from, Index heads, Index width, T* to) {
     if (to && from != to) detail::sum_lanes(ctx, from, in.tokens * heads, lanes / heads, width, to);

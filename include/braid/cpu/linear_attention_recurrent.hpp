@@ -94,6 +94,12 @@ BRAID_NOINLINE void recurrent_forward(const LinearAttentionInputs<T>& in, const 
   if (!in_place) store_state(in, task, S, stride, out.final_state);
 }
 
+template <class Gate, class Update, class T> Index recurrent_scratch(const LinearAttentionInputs<T>& in, Index width) {
+  Carve<T> carve;
+  RecurrentScratch<Gate, Update, T>(carve, in, width);
+  return carve.used();
+}
+
 /// Scratch of one thread for the reverse: the states at the tiles' starts, and those after every token of one tile.
 template <class Gate, class Update, class T> struct RecurrentBackwardScratch {
   static constexpr Index rows = 16;
@@ -115,6 +121,13 @@ template <class Gate, class Update, class T> struct RecurrentBackwardScratch {
     key = carve.take(tile.K), o = carve.take(tile.V);
   }
 };
+
+template <class Gate, class Update, class T>
+Index recurrent_backward_scratch(const LinearAttentionInputs<T>& in, Index width, Index longest) {
+  Carve<T> carve;
+  RecurrentBackwardScratch<Gate, Update, T>(carve, in, width, longest);
+  return carve.used();
+}
 
 /// to += x * from over a padded row.
 template <class T> inline void add_scaled(T x, const T* from, Index n, T* to) {

@@ -60,6 +60,13 @@ template <class Gate, class Update, class T> struct Tile {
     bias = carve.take(K);
   }
 
+  /// Makes rows [first, end) tokens that change nothing: zero vectors, no decay.
+  void clear(Index first, Index end) const {
+    auto fill = [&](T* x, Index width, T value) { std::fill(x + first * width, x + end * width, value); };
+    fill(q, K, T(0)), fill(k, K, T(0)), fill(v, V, T(0)), fill(erase, 1, T(0)), fill(write, 1, T(0));
+    fill(alpha, decay_width<Gate>(K), T(1));
+    if constexpr (update_is_dplr<Update>) fill(a, K, T(0)), fill(b, K, T(0));
+  }
   /// Decay of channel d at row i.
   T decay(Index i, Index d) const {
     if constexpr (Gate::decay == Decay::per_channel) return alpha[i * K + d];

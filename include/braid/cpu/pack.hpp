@@ -10,6 +10,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 namespace braid::cpu {
 
@@ -162,6 +163,12 @@ template <class T> constexpr Index padded(Index n) { return (n + Pack<T>::lanes 
 /// Calls f(i) for i = 0, lanes, 2 lanes, ... < n; n is padded.
 template <class T, class F> inline void for_packs(Index n, F&& f) {
   for (Index i = 0; i < n; i += Pack<T>::lanes) f(i);
+}
+
+/// Calls f(integral_constant 0), ..., f(integral_constant N - 1): a loop whose index is a constant, so that arrays of packs indexed
+/// by it stay in registers.
+template <int N, class F> inline void unrolled(F&& f) {
+  [&]<int... I>(std::integer_sequence<int, I...>) { (f(std::integral_constant<int, I>{}), ...); }(std::make_integer_sequence<int, N>{});
 }
 
 /// sum_i a_i b_i over a padded length.
