@@ -220,6 +220,11 @@ def machine_texts(rng, most):
     return [line.encode() for line in lines[:most]]
 
 
+def is_assigned(text):
+    """No character that this Python does not know: PCRE2 may not know it either (see `characters`)."""
+    return all(unicodedata.category(c) != "Cn" for c in text.decode("utf-8", "replace"))
+
+
 # ---- comparing
 
 def run_tool(tool, model, texts, special):
@@ -250,6 +255,7 @@ def agree(args):
     count = max(args.count - len(real), args.count // 4)
     made = [random_text(rng) for _ in range(count * 3 // 4)]
     broken = [broken_text(rng) for _ in range(count - len(made))]
+    real, made, broken = ([t for t in texts if is_assigned(t)] for texts in (real, made, broken))
     print(f"{len(real)} real, {len(made)} generated, {len(broken)} broken")
     differ = 0
     with tempfile.TemporaryDirectory() as folder:
