@@ -60,7 +60,7 @@ template <Config C> struct Mla {
     /// Forgets the sequence in `slot`.
     void reset(Index slot) {
       require(slot >= 0 && slot < slots(), "Mla::Cache", detail::text("a slot below ", slots()), slot);
-      lengths_[static_cast<std::size_t>(slot)] = 0;
+      lengths_.at(static_cast<std::size_t>(slot)) = 0;
     }
     std::size_t bytes() const { return latents.bytes(); }
     static constexpr std::size_t bytes_per_slot(Index tokens) { return static_cast<std::size_t>(tokens * latent_dim) * sizeof(T); }
