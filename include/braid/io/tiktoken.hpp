@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace braid::io {
@@ -141,9 +142,9 @@ inline Vocabulary parse_tiktoken(std::string_view text, const std::string& where
 
   std::vector<std::string> tokens(lines.size());
   for (std::size_t i = 0; i < lines.size(); ++i) {
-    auto fail = [&](std::string_view expected) {
+    auto fail = [&](std::string expected) {
       const std::string_view start = lines[i].substr(0, 80);
-      throw Error(braid::detail::text(where, ", line ", numbers[i]), std::string(expected), braid::detail::text('"', start, '"'));
+      throw Error(braid::detail::text(where, ", line ", numbers[i]), std::move(expected), braid::detail::text('"', start, '"'));
     };
     const std::size_t space = lines[i].find(' ');
     if (space == std::string_view::npos) fail("a base64 token, a space and a rank");
@@ -153,7 +154,7 @@ inline Vocabulary parse_tiktoken(std::string_view text, const std::string& where
     std::uint64_t rank = 0;
     const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), rank);
     if (error != std::errc() || end != digits.data() + digits.size()) fail("a rank >= 0");
-    if (rank >= lines.size()) fail(braid::detail::text("a rank below the number of tokens, ", lines.size()));
+    if (rank >= lines.size()) fail(std::string(braid::detail::text("a rank below the number of tokens, ", lines.size())));
     if (!tokens[rank].empty()) fail("each rank once");
     tokens[rank] = std::move(bytes);
   }
