@@ -5,6 +5,7 @@
 #include <braid/core/linear_attention.hpp>
 #include <braid/cuda/gate.cuh>
 #include <braid/cuda/intra_chunk.cuh>
+#include <braid/cuda/ptx/barrier.cuh>
 #include <braid/cuda/ptx/memory.cuh>
 #include <braid/cuda/triangular_inverse.cuh>
 
@@ -12,12 +13,12 @@
 
 namespace braid::cuda {
 
-/// Device pointers of the preparation. T is the type of q, k and beta, G that of the gate's input.
+/// Device pointers of the preparation. T is the type of q and k, G that of gate and beta.
 template <class T, class G> struct PrepareArguments {
   const T* q = nullptr;     ///< [T, H, K]
   const T* k = nullptr;     ///< [T, H, K]
   const G* gate = nullptr;  ///< per channel [T, HV, K]; per head [T, HV]; none: null
-  const T* beta = nullptr;  ///< [T, HV]; null for updates that use none
+  const G* beta = nullptr;  ///< [T, HV]; null for updates that use none
   const float* A_log = nullptr;    ///< [HV]; null for LogDecay
   const float* dt_bias = nullptr;  ///< per channel [HV, K]; per head [HV]; null for LogDecay
   const Index* offsets = nullptr;  ///< [N + 1], device memory; null: one sequence of `tokens`
@@ -365,8 +366,8 @@ template <class C> class Preparation {
   Scratch& scratch_;
   std::byte* record_;
   int left_, head_, key_stride_, gate_stride_;
-  const T *q_, *k_, *beta_;
-  const G* gate_;
+  const T *q_, *k_;
+  const G *gate_, *beta_;
   Lane lane_;
   float q_factor_[4], k_factor_[4];  ///< 1 / norm of tokens 8s + r
 };
@@ -380,6 +381,9 @@ struct PreparePolicy {
 template <class C, class P>
 __global__ void __launch_bounds__(P::warps * 32, P::blocks) prepare_kernel(const __grid_constant__ PrepareArguments<typename C::T, typename C::G> args) {
   __shared__ typename Preparation<C>::Scratch scratch[P::warps];
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  ptx::launch_dependents();
+#endif
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const Index work = static_cast<Index>(blockIdx.x) * P::warps + warp, slot = work / args.value_heads;
   if (slot >= slots(args.tokens, args.sequences)) return;

@@ -264,14 +264,17 @@ template <class T, class Operand, int KeyDim, Strength Kind, class Policy> class
   int sequence_, head_, tile_, value_dim_, warp_, lane_;
 };
 
-/// Grid: (value tiles, value heads, sequences).
+/// Block (sequence, value head, value tile), the tile fastest.
 template <class T, class Operand, int KeyDim, Strength Kind, class Policy>
 __global__ void __launch_bounds__(Policy::threads, Policy::blocks)
     recurrence_sm90_kernel(const __grid_constant__ RecurrenceArguments<T> args, int value_dim) {
+#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using Body = HopperRecurrence<T, Operand, KeyDim, Kind, Policy>;
   extern __shared__ __align__(1024) unsigned char shared[];
-  Body(args, *reinterpret_cast<typename Body::Storage*>(shared), static_cast<int>(blockIdx.z), static_cast<int>(blockIdx.y),
-       static_cast<int>(blockIdx.x), value_dim).run();
+  const int tiles = value_dim / value_tile, block = static_cast<int>(blockIdx.x);
+  Body(args, *reinterpret_cast<typename Body::Storage*>(shared), block / tiles / args.value_heads, block / tiles % args.value_heads,
+       block % tiles, value_dim).run();
+#endif
 }
 
 }  // namespace braid::cuda

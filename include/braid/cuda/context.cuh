@@ -1,0 +1,53 @@
+// The GPU a call runs on: its properties, read once per device, and the stream.
+#pragma once
+
+#include <braid/cuda/check.cuh>
+
+#include <array>
+#include <mutex>
+
+namespace braid::cuda {
+
+/// What launchers need to know of a device.
+struct Device {
+  int index = 0, capability = 0;  ///< capability: 80 for sm_80, 90 for sm_90
+  int multiprocessors = 0;
+  int shared_bytes = 0;  ///< shared memory a block can ask for
+};
+
+/// The calling thread's current device. Throws Error below compute capability 8.0.
+inline const Device& current_device() {
+  constexpr int most = 64;
+  static std::array<Device, most> devices;
+  static std::array<std::once_flag, most> read;
+  int index = 0;
+  check(cudaGetDevice(&index), "cuda device");
+  require(index < most, "cuda device", "a device below number 64", index);
+  const auto at = static_cast<std::size_t>(index);
+  std::call_once(read[at], [&] {
+    auto attribute = [&](cudaDeviceAttr which) {
+      int value = 0;
+      check(cudaDeviceGetAttribute(&value, which, index), "cuda device");
+      return value;
+    };
+    devices[at] = {index, attribute(cudaDevAttrComputeCapabilityMajor) * 10 + attribute(cudaDevAttrComputeCapabilityMinor),
+                   attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)};
+  });
+  require(devices[at].capability >= 80, "cuda device", "compute capability 8.0 or above", devices[at].capability / 10.0);
+  return devices[at];
+}
+
+/// What operations of namespace braid::cuda may be given in place of a stream.
+class Context {
+ public:
+  explicit Context(cudaStream_t stream = nullptr) : device_(current_device()), stream_(stream) {}
+  const Device& device() const { return device_; }
+  cudaStream_t stream() const { return stream_; }
+  operator cudaStream_t() const { return stream_; }
+
+ private:
+  Device device_;
+  cudaStream_t stream_;
+};
+
+}  // namespace braid::cuda

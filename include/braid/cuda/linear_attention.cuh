@@ -1,0 +1,204 @@
+// Linear attention over whole sequences (prefill): Eq. (1) for any gate and update in chunks of 32 tokens, two kernels, no allocation,
+// no synchronisation. One include, one call on raw device pointers; see linear_attention below.
+#pragma once
+
+#include <braid/core/linear_attention.hpp>
+#include <braid/cuda/context.cuh>
+#include <braid/cuda/plan.hpp>
+#include <braid/cuda/prepare.cuh>
+#include <braid/cuda/recurrence_sm90.cuh>
+
+namespace braid::cuda {
+
+/// Inputs of `linear_attention`: device pointers unless said otherwise, row-major, null = absent. `T` is bf16 or fp16, `G` the type of
+/// gate and beta (T or float). N packed sequences, T tokens, H key heads, HV value heads (value head h reads key head h / (HV / H)).
+template <class T, class G = T> struct PrefillInputs {
+  Index tokens = 0, heads = 0, value_heads = 0, key_dim = 0, value_dim = 0;
+  const Index* offsets = nullptr;  ///< [N + 1], device memory, from 0 ascending to T; null: one sequence
+  Index sequences = 1;
+  std::span<const Index> host_offsets;  ///< the same in host memory, optional: checked before the launch
+
+  const T* q = nullptr;  ///< [T, H, K]
+  const T* k = nullptr;  ///< [T, H, K]
+  const T* v = nullptr;  ///< [T, HV, V]
+  /// Per channel [T, HV, K], per head [T, HV]; null without decay. The gate's raw input or (LogDecay) log alpha itself.
+  const G* gate = nullptr;
+  const G* beta = nullptr;  ///< [T, HV]; null for updates that use none
+
+  const float* A_log = nullptr;    ///< [HV], log of the gate's rate; null for LogDecay
+  const float* dt_bias = nullptr;  ///< per channel [HV, K], per head [HV]; null for LogDecay
+
+  bool normalize = false;   ///< q and k are L2-normalised first: x / sqrt(sum x^2 + 1e-6)
+  bool beta_logit = false;  ///< beta = sigmoid(.)
+  float scale = 0;          ///< multiplies the output, o = scale * S^T q; usually 1 / sqrt(K)
+
+  const float* initial_state = nullptr;  ///< [N, HV, K, V], key-first; null: zero
+};
+
+template <class T> struct PrefillOutputs {
+  T* o = nullptr;                ///< [T, HV, V]
+  float* final_state = nullptr;  ///< [N, HV, K, V]; null: not wanted. May be the initial state's memory
+  /// State after every `checkpoint_interval` tokens of a sequence (a multiple of 32), for prefix caching. Checkpoint j of sequence n is
+  /// entry offsets[n] / checkpoint_interval + j of [T / checkpoint_interval, HV, K, V]. Null: not wanted.
+  float* checkpoints = nullptr;
+  Index checkpoint_interval = 0;
+};
+
+/// Scratch of a call, from the caller: device memory aligned to 256 bytes, its content meaningless before and after.
+struct Workspace {
+  void* data = nullptr;
+  std::size_t bytes = 0;
+};
+
+/// Which recurrence kernel runs.
+enum class Path : unsigned char {
+  automatic,  ///< by compute capability
+  portable,   ///< sm_80 and up
+  hopper      ///< sm_90a
+};
+
+/// Bytes of workspace that `linear_attention<Gate, Update>` needs.
+template <class Update> constexpr std::size_t workspace_bytes(Index tokens, Index sequences, Index value_heads, Index key_dim) {
+  return PrefillPlan::make(Record{static_cast<int>(key_dim), strength_of<Update>()}, tokens, sequences, value_heads).bytes;
+}
+
+namespace detail {
+
+template <class Gate, class Update, class T, class G>
+void check_prefill(const PrefillInputs<T, G>& in, const PrefillOutputs<T>& out, const Workspace& workspace, const PrefillPlan& plan) {
+  constexpr std::string_view where = "cuda::linear_attention";
+  static_assert(braid::detail::check_gate<Gate>() && braid::detail::check_update<Update>());
+  static_assert(std::is_same_v<T, __nv_bfloat16> || std::is_same_v<T, __half>, "braid: q, k and v are __nv_bfloat16 or __half");
+  static_assert(std::is_same_v<G, T> || std::is_same_v<G, float>, "braid: gate and beta have the type of q, k and v, or float");
+  require(in.tokens >= 0, where, "tokens >= 0", in.tokens);
+  require(in.sequences >= 1 && in.sequences < (Index{1} << 24), where, "1 to 2^24 sequences", in.sequences);
+  require(in.offsets != nullptr || in.sequences == 1, where, "offsets for more than one sequence", "a null pointer");
+  require(in.heads > 0 && in.value_heads > 0 && in.value_heads % in.heads == 0, where, "value_heads a positive multiple of heads",
+          braid::detail::text(in.value_heads, " and ", in.heads));
+  require(in.value_heads <= 4096, where, "at most 4096 value heads", in.value_heads);
+  require(in.key_dim == 64 || in.key_dim == 128, where, "key_dim 64 or 128", in.key_dim);
+  require(in.value_dim > 0 && in.value_dim % value_tile == 0 && in.value_dim <= 1024, where, "value_dim a multiple of 64, at most 1024",
+          in.value_dim);
+  if (!in.host_offsets.empty()) {
+    require(static_cast<Index>(in.host_offsets.size()) == in.sequences + 1, where, braid::detail::text(in.sequences + 1, " host offsets"),
+            in.host_offsets.size());
+    check_offsets(in.host_offsets, in.tokens, where);
+  }
+  auto present = [&](const void* pointer, bool needed, const char* name, std::size_t alignment) {
+    require(!needed || pointer != nullptr, where, braid::detail::text("the array `", name, "`"), "a null pointer");
+    require(reinterpret_cast<std::uintptr_t>(pointer) % alignment == 0, where,
+            braid::detail::text("`", name, "` aligned to ", alignment, " bytes"), pointer);
+  };
+  const bool some = in.tokens > 0;
+  constexpr bool raw = !gate_is_given<Gate>;
+  present(in.q, some, "q", 16);
+  present(in.k, some, "k", 16);
+  present(in.v, some, "v", 16);
+  present(in.gate, some && Gate::decay != Decay::none, "gate", Gate::decay == Decay::per_channel ? 16 : sizeof(G));
+  present(in.beta, some && Update::uses_beta, "beta", sizeof(G));
+  present(in.A_log, raw, "A_log", 4);
+  present(in.dt_bias, raw, "dt_bias", Gate::decay == Decay::per_channel ? 16 : 4);
+  present(in.offsets, false, "offsets", 8);
+  present(in.initial_state, false, "initial_state", 4);
+  present(out.o, some, "o", 16);
+  present(out.final_state, false, "final_state", 4);
+  present(out.checkpoints, false, "checkpoints", 4);
+  if (out.checkpoints != nullptr)
+    require(out.checkpoint_interval > 0 && out.checkpoint_interval % chunk_tokens == 0, where, "a checkpoint interval that is a multiple of 32",
+            out.checkpoint_interval);
+  present(workspace.data, plan.bytes > 0, "workspace", 256);
+  require(workspace.bytes >= plan.bytes, where, braid::detail::text("a workspace of ", plan.bytes, " bytes"),
+          braid::detail::text(workspace.bytes, " bytes"));
+}
+
+/// True if the program holds sm_90a code for this kernel. Built for other targets its body is empty and needs hardly any register.
+template <class Kernel> bool has_hopper_code(Kernel* kernel) {
+  static const bool has = [&] {
+    cudaFuncAttributes attributes{};
+    const bool found = cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.numRegs >= 64;
+    cudaGetLastError();
+    return found;
+  }();
+  return has;
+}
+
+/// Launches with `shared` bytes of dynamic shared memory; `overlap`: the blocks may start while the previous kernel of the stream drains.
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), unsigned blocks, int threads, int shared, bool overlap, cudaStream_t stream,
+            const Arguments&... arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(blocks);
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(shared);
+  config.stream = stream;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = overlap ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kernel, arguments...), "cuda::linear_attention");
+}
+
+template <class T, class Operand, int KeyDim, Strength Kind, class Policy>
+bool launch_hopper(const RecurrenceArguments<T>& args, int value_dim, bool required, cudaStream_t stream) {
+  using Body = HopperRecurrence<T, Operand, KeyDim, Kind, Policy>;
+  constexpr int shared = sizeof(typename Body::Storage);
+  static_assert(shared * Policy::blocks <= 227 * 1024 - 1024 * Policy::blocks);
+  auto* kernel = &recurrence_sm90_kernel<T, Operand, KeyDim, Kind, Policy>;
+  if (!has_hopper_code(kernel)) {
+    require(!required, "cuda::linear_attention", "a program built for sm_90a (-gencode=arch=compute_90a,code=sm_90a)", "no such code");
+    return false;
+  }
+  static const cudaError_t raised = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+  check(raised, "cuda::linear_attention");
+  const Index blocks = static_cast<Index>(args.sequences) * args.value_heads * (value_dim / value_tile);
+  launch(kernel, static_cast<unsigned>(blocks), Policy::threads, shared, true, stream, args, value_dim);
+  return true;
+}
+
+template <class T, class Operand, int KeyDim, Strength Kind>
+bool recurrence_on_hopper(const Device& device, const RecurrenceArguments<T>& args, int value_dim, bool required, cudaStream_t stream) {
+  const Index blocks = static_cast<Index>(args.sequences) * args.value_heads * (value_dim / value_tile);
+  return blocks > device.multiprocessors
+             ? launch_hopper<T, Operand, KeyDim, Kind, HopperPolicy<3, 2>>(args, value_dim, required, stream)
+             : launch_hopper<T, Operand, KeyDim, Kind, HopperPolicy<5, 1>>(args, value_dim, required, stream);
+}
+
+template <class Gate, class Update, class Operand, int KeyDim, class T, class G>
+void run_prefill(const Device& device, cudaStream_t stream, const PrefillInputs<T, G>& in, const PrefillOutputs<T>& out,
+                 const Workspace& workspace, const PrefillPlan& plan, Path path) {
+  using C = Cell<T, G, Gate, Update, KeyDim, Operand>;
+  const auto to_int = [](Index x) { return static_cast<int>(x); };
+  auto* records = static_cast<std::byte*>(workspace.data);
+  const PrepareArguments<T, G> prepare{in.q, in.k, in.gate, in.beta, in.A_log, in.dt_bias, in.offsets, in.tokens, to_int(in.sequences),
+                                       to_int(in.heads), to_int(in.value_heads), in.normalize, in.beta_logit, records};
+  const Index warps = plan.slot_count * in.value_heads, blocks = (warps + PreparePolicy::warps - 1) / PreparePolicy::warps;
+  if (in.tokens > 0)
+    launch(&prepare_kernel<C, PreparePolicy>, static_cast<unsigned>(blocks), PreparePolicy::warps * 32, 0, false, stream, prepare);
+  const RecurrenceArguments<T> recur{records, in.v, out.o, in.initial_state, out.final_state, out.checkpoints,
+                                     to_int(out.checkpoint_interval / chunk_tokens), in.offsets, in.tokens, to_int(in.sequences),
+                                     to_int(in.value_heads), in.scale};
+  const int value_dim = to_int(in.value_dim);
+  if (path != Path::portable && device.capability == 90 &&
+      recurrence_on_hopper<T, Operand, KeyDim, C::strength>(device, recur, value_dim, path == Path::hopper, stream))
+    return;
+  require(path != Path::hopper, "cuda::linear_attention", "compute capability 9.0", device.capability / 10.0);
+}
+
+}  // namespace detail
+
+/// o_t = scale S_t^T q_t with S_t by `Gate` and `Update` from each sequence's initial state, on `stream`. Run-to-run the same bits; a sequence's
+/// bits do not depend on the others. May be captured in a graph. `Operand` is the type of the matrix operands: __half (error near the
+/// rounding of bf16 outputs; values of |v| up to 3e4) or __nv_bfloat16 (any range). Throws Error before any launch for arguments it cannot take.
+template <class Gate, class Update, class Operand = __half, class T, class G>
+void linear_attention(cudaStream_t stream, const PrefillInputs<T, G>& in, const PrefillOutputs<T>& out, const Workspace& workspace,
+                      Path path = Path::automatic) {
+  static_assert(!update_is_dplr<Update>, "braid: for Dplr include braid/cuda/dplr.cuh");
+  const Device& device = current_device();
+  const PrefillPlan plan = PrefillPlan::make(Record{static_cast<int>(in.key_dim), strength_of<Update>()}, in.tokens, in.sequences, in.value_heads);
+  detail::check_prefill<Gate, Update>(in, out, workspace, plan);
+  if (in.key_dim == 128) detail::run_prefill<Gate, Update, Operand, 128>(device, stream, in, out, workspace, plan, path);
+  else detail::run_prefill<Gate, Update, Operand, 64>(device, stream, in, out, workspace, plan, path);
+}
+
+}  // namespace braid::cuda
