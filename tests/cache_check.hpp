@@ -25,7 +25,7 @@ template <class Layer> class CacheCheck {
   using Vector = std::vector<T>;
 
   /// `tolerance` relative to the largest output.
-  CacheCheck(Index size, double allowed, double x_scale = 1) : hidden(size), tolerance(allowed), scale(x_scale), storage(ctx.memory(), layer) {
+  CacheCheck(Index size, double allowed, int threads = 1) : hidden(size), tolerance(allowed), ctx(threads), storage(ctx.memory(), layer) {
     initialize(layer, braid::seed(5));
   }
 
@@ -33,7 +33,7 @@ template <class Layer> class CacheCheck {
   Vector input(Index tokens, std::uint64_t seed) const {
     braid::Random random(braid::seed(seed));
     Vector x(static_cast<std::size_t>(tokens * hidden));
-    for (T& v : x) v = static_cast<T>(scale * random.normal());
+    for (T& v : x) v = static_cast<T>(random.normal());
     return x;
   }
 
@@ -107,7 +107,7 @@ template <class Layer> class CacheCheck {
   Vector part_of(const Vector& x, Index begin, Index end) const { return Vector(x.begin() + begin * hidden, x.begin() + end * hidden); }
 
   Index hidden;
-  double tolerance, scale;
+  double tolerance;
   braid::cpu::Context ctx;
   Layer layer;
   braid::ParamStorage<T> storage;

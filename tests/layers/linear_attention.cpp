@@ -85,8 +85,8 @@ template <class Layer> void check(std::vector<Index> offsets) {
 // 100 * 10 * 1.1e-16 = 1e-13, times ten for the layers' products. Float: 6e-8 in place of 1.1e-16.
 constexpr double double_tolerance = 1e-12, float_tolerance = 5e-4;
 
-template <Config C, template <Config> class L> braid_test::CacheCheck<L<C>> cached(double tolerance = double_tolerance) {
-  return {C.hidden, tolerance};
+template <Config C, template <Config> class L> braid_test::CacheCheck<L<C>> cached(double tolerance = double_tolerance, int threads = 1) {
+  return {C.hidden, tolerance, threads};
 }
 
 std::string message(auto&& f) {
@@ -99,15 +99,12 @@ std::string message(auto&& f) {
 }
 }  // namespace
 
-TEST_CASE("gradients of every cell of the algebra") {
+TEST_CASE("gradients of cells with every kind of gate and parameters") {
   const std::vector<Index> ragged{0, 1, 1, 20, 23};
   SUBCASE("KDA") { check<Kda<tiny>>(ragged); }
-  SUBCASE("KDA, bounded gate") { check<KdaBounded<tiny>>(ragged); }
   SUBCASE("a gate of one's own") { check<Squared<tiny>>(ragged); }
   SUBCASE("Gated DeltaNet") { check<GatedDeltaNet<tiny>>(ragged); }
-  SUBCASE("DeltaNet") { check<DeltaNet<tiny>>(ragged); }
   SUBCASE("Mamba-2") { check<Mamba2<tiny>>(ragged); }
-  SUBCASE("GLA") { check<Gla<tiny>>(ragged); }
   SUBCASE("linear attention") { check<PlainLinearAttention<tiny>>(ragged); }
 }
 
@@ -142,7 +139,7 @@ TEST_CASE("the same outputs however the tokens are fed") {
   SUBCASE("Gated DeltaNet") { cached<tiny, GatedDeltaNet>().every_split(37); }
   SUBCASE("Mamba-2") { cached<tiny, Mamba2>().every_split(37); }
   SUBCASE("float") { cached<single, Kda>(float_tolerance).every_split(37); }
-  SUBCASE("mixed batches") { cached<tiny, Kda>().mixed_batches(); }
+  SUBCASE("mixed batches") { cached<tiny, Kda>(double_tolerance, 2).mixed_batches(); }
   SUBCASE("mixed batches, wide convolution") { cached<wide_conv, Kda>().mixed_batches(); }
 }
 
