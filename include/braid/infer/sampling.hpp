@@ -161,8 +161,8 @@ class Sampler {
       scratch.kept.assign(1, Candidate{most_probable(logits, scratch), 1.0});
       return scratch.kept;
     }
-    const double largest = penalise(logits, scratch) / options_.temperature;
-    for (double& l : scratch.logits) l = l / options_.temperature - largest;
+    const double largest = penalise(logits, scratch);
+    for (double& l : scratch.logits) l = (l - largest) / options_.temperature;  // in this order no temperature overflows
     keep_top_k(scratch);
     keep_top_p(scratch.kept);
     keep_min_p(scratch.kept);
