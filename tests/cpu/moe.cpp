@@ -175,6 +175,25 @@ TEST_CASE("grouped products: each expert's rows with its own matrix, experts wit
   }
 }
 
+TEST_CASE("grouped products give the same bits for any number of threads") {
+  cpu::Context one(1), three(3);
+  const auto d = random_dispatch(one, 150, 3, 4);
+  auto x = fixtures::normal<float>(1, 1, d.rows(), 37), w = fixtures::normal<float>(2, 1, 4, 53 * 37), dy = fixtures::normal<float>(3, 1, d.rows(), 53);
+  auto y = fixtures::poison<float>(d.rows(), 53), dx = fixtures::poison<float>(d.rows(), 37);
+  Tensor<float, 2> dw(one.memory(), 4, 53 * 37);
+  std::vector<float> first;
+  for (auto* ctx : {&one, &three}) {
+    dw.zero();
+    cpu::grouped_linear<float>(*ctx, x, d, MatrixStack<const float>{w.data(), 4, 53, 37, 53 * 37}, y);
+    cpu::grouped_linear_backward_input<float>(*ctx, dy, d, MatrixStack<const float>{w.data(), 4, 53, 37, 53 * 37}, dx);
+    cpu::grouped_linear_backward_weight<float>(*ctx, x, dy, d, MatrixStack<float>{dw.data(), 4, 53, 37, 53 * 37});
+    std::vector<float> all;
+    for (const auto* result : {&y, &dx, &dw}) all.insert(all.end(), result->data(), result->data() + result->size());
+    if (ctx == &one) first = all;
+    CHECK(all == first);
+  }
+}
+
 TEST_CASE("combine is the weighted sum of a token's rows, and its gradients") {
   cpu::Context ctx;
   const auto d = random_dispatch(ctx, 9, 3, 4);

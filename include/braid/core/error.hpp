@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 
 namespace braid {
@@ -25,19 +26,29 @@ class Error : public std::runtime_error {
 };
 
 namespace detail {
-/// Concatenates values as text, for messages.
-template <class... Parts> std::string text(const Parts&... parts) {
-  std::ostringstream out;
-  (out << ... << parts);
-  return out.str();
-}
+/// Values that will be text if a message is needed; refers to them, so it lives within one expression.
+template <class... Parts> struct Text {
+  std::tuple<const Parts&...> parts;
+
+  friend std::ostream& operator<<(std::ostream& out, const Text& text) {
+    std::apply([&](const Parts&... part) { (out << ... << part); }, text.parts);
+    return out;
+  }
+  operator std::string() const {
+    std::ostringstream out;
+    out << *this;
+    return out.str();
+  }
+};
+/// Concatenates values as text, for messages. Nothing is formatted before the message is: a check that passes costs nothing.
+template <class... Parts> Text<Parts...> text(const Parts&... parts) { return {{parts...}}; }
 }  // namespace detail
 
-/// Throws Error unless `condition`. `expected` and `found` may be anything that prints; they are formatted on failure only.
-template <class Expected, class Found>
-void require(bool condition, std::string_view where, const Expected& expected, const Found& found) {
+/// Throws Error unless `condition`. The other three may be anything that prints; they are formatted on failure only.
+template <class Where, class Expected, class Found>
+void require(bool condition, const Where& where, const Expected& expected, const Found& found) {
   if (!condition) [[unlikely]]
-    throw Error(std::string(where), detail::text(expected), detail::text(found));
+    throw Error(detail::text(where), detail::text(expected), detail::text(found));
 }
 
 }  // namespace braid
