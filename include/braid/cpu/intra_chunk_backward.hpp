@@ -1,8 +1,10 @@
 // Gradients of IntraChunk: from the chunk's matrices and its decayed rows and columns back to q, k (a, b) and the log decays.
 //
 // The splitting is undone from the widest boundary down to blocks of 16, whose pairs are then taken one by one (Horner's rule over the
-// decays, so that again every factor is at most 1). A row's decay grows with the cumulative log decay G_i = sum_{t <= i} log alpha_t and
-// a column's shrinks with it, so dG_i = row_i * d_row_i - column_i * d_column_i, and the gradient of log alpha_t is sum_{i >= t} dG_i.
+// decays, so that again every factor is at most 1). The gradient of log alpha_t collects, over every decay that contains it,
+// decay * d_decay: from rows i >= t that meet the chunk's start, from columns j < t that meet its end, and from pairs j < t <= i. The last
+// are the suffix sums of row_i * d_row_i - column_j * d_column_j. Columns that meet the end are summed from the start instead: as part of
+// the suffix sums they would cancel, and what is left after a strong decay would drown in their rounding.
 #pragma once
 
 #include <braid/cpu/intra_chunk.hpp>
@@ -20,6 +22,7 @@ template <class Gate, class Update, class T> class IntraChunkBackward {
   IntraChunkBackward(Carve<T>& carve, const Intra& intra) : intra_(intra), K_(intra.K_), chunk_(intra.chunk_) {
     rows_ = carve.take(row_kinds * chunk_ * K_), columns_ = carve.take(column_kinds * chunk_ * K_);
     matrices_ = carve.take(row_kinds * column_kinds * chunk_ * chunk_);
+    inner_ = carve.take(column_kinds * chunk_ * K_);
     last_ = carve.take(K_), lanes_ = carve.take(chunk_ * P::lanes);
   }
 
@@ -34,19 +37,20 @@ template <class Gate, class Update, class T> class IntraChunkBackward {
 
   /// Overwrites g.q, g.k, g.log_decay (and g.a, g.b).
   void run(const Gradients& g) const {
-    if constexpr (decays) add_last();
+    std::fill(inner(0), inner(0) + column_kinds * intra_.n_ * K_, T(0));
     Index span = block;
     while (2 * span < intra_.n_) span *= 2;
     for (Index level = intra_.top_ - 1; level >= 0; --level, span /= 2)
       for (Index low = 0; low + span < intra_.n_; low += 2 * span) part(level, low, low + span, std::min(low + 2 * span, intra_.n_));
     if constexpr (decays && !Intra::channels) std::fill(lanes_, lanes_ + intra_.n_ * P::lanes, T(0));
     for_packs<T>(K_, [&](Index d) {
-      P running = decays ? P::load(last_ + d) : P(T(0));
+      if constexpr (decays) meet_end(d, g);
+      P running = decays ? P::load(last_ + d) : P(T(0)), beyond(T(1));
       for (Index b = intra_.n_ - block; b >= 0; b -= block) {
         for (int c = 0; c < column_kinds; ++c) column_gradients(b, d, c, g);
         row_gradients(b, d, 0, g);
         if constexpr (reads) row_gradients(b, d, 1, g);
-        finish(b, d, g, running);
+        finish(b, d, g, running, beyond);
       }
     });
     if constexpr (decays && !Intra::channels)
@@ -57,14 +61,16 @@ template <class Gate, class Update, class T> class IntraChunkBackward {
   P get(const T* x, Index i, Index d) const { return P::load(x + i * K_ + d); }
   void put(T* x, Index i, Index d, P value) const { value.store(x + i * K_ + d); }
 
-  /// The columns and the state decay to the chunk's end: d log of the total.
-  void add_last() const {
-    for_packs<T>(K_, [&](Index d) {
-      P total = P::load(last_ + d);
-      for (int c = 0; c < column_kinds; ++c)
-        for (Index j = 0; j < intra_.n_; ++j) total = fma(get(columns(c), j, d), get(intra_.columns(c), j, d), total);
-      total.store(last_ + d);
-    });
+  T* inner(int kind) const { return inner_ + kind * intra_.n_ * K_; }  // gradients of columns(kind) from within the chunk
+
+  /// Log decays of token t from columns j < t that meet the chunk's end.
+  void meet_end(Index d, const Gradients& g) const {
+    P sum(T(0));
+    for (Index t = 0; t < intra_.n_; ++t) {
+      if constexpr (Intra::channels) put(g.log_decay, t, d, sum);
+      else (P::load(lanes_ + t * P::lanes) + sum).store(lanes_ + t * P::lanes);
+      for (int c = 0; c < column_kinds; ++c) sum = fma(get(columns(c), t, d), get(intra_.columns(c), t, d), sum);
+    }
   }
 
   /// Undoes IntraChunk::join at one boundary.
@@ -72,13 +78,13 @@ template <class Gate, class Update, class T> class IntraChunkBackward {
     const Index n = intra_.n_, above = high - middle, below = middle - low;
     if constexpr (decays) {
       for (int r = 0; r < row_kinds; ++r) scale_rows(rows(r), middle, high, intra_.total_at(level, low));
-      for (int c = 0; c < column_kinds; ++c) scale_rows(columns(c), low, middle, intra_.total_at(level, middle));
+      for (int c = 0; c < column_kinds; ++c) scale_rows(inner(c), low, middle, intra_.total_at(level, middle));
     }
     for (int r = 0; r < row_kinds; ++r)
       for (int c = 0; c < column_kinds; ++c) {
         const T* dM = matrix(r, c) + middle * n + low;
         gemm_nn<T>(above, K_, below, T(1), dM, n, intra_.columns_at(level, c) + low * K_, K_, rows(r) + middle * K_, K_, true);
-        gemm_tn<T>(below, K_, above, T(1), dM, n, intra_.rows_at(level, r) + middle * K_, K_, columns(c) + low * K_, K_, true);
+        gemm_tn<T>(below, K_, above, T(1), dM, n, intra_.rows_at(level, r) + middle * K_, K_, inner(c) + low * K_, K_, true);
       }
   }
   void scale_rows(T* x, Index first, Index end, const T* factor) const {
@@ -91,7 +97,7 @@ template <class Gate, class Update, class T> class IntraChunkBackward {
   }
   T* column_gradient(int kind, const Gradients& g) const { return kind == 0 ? g.k : g.a; }
 
-  /// Column kind c of one block: s_j = sum_{i > j} (dM0_ij q_i + dM1_ij read_i) D_ij, plus what came from beyond the block.
+  /// Column kind c of one block: s_j = sum_{i > j} (dM0_ij q_i + dM1_ij read_i) D_ij, plus what came from later blocks.
   void column_gradients(Index b, Index d, int c, const Gradients& g) const {
     const Index n = intra_.n_;
     const T *q = Intra::source_row(intra_.tile_, 0), *read = Intra::source_row(intra_.tile_, 1);
@@ -116,7 +122,7 @@ template <class Gate, class Update, class T> class IntraChunkBackward {
     P suffix(T(1));
     unrolled<int(block)>([&](auto down) {
       constexpr int j = int(block) - 1 - decltype(down)::value;
-      put(column_gradient(c, g), b + j, d, fma(get(columns(c), b + j, d), suffix, s[j]));
+      put(column_gradient(c, g), b + j, d, fma(get(inner(c), b + j, d), suffix, s[j]));
       suffix *= intra_.decay(b + j, d);
     });
   }
@@ -146,7 +152,8 @@ template <class Gate, class Update, class T> class IntraChunkBackward {
   }
 
   /// Adds the diagonal of the q matrices (where D = 1) and forms the gradient of the log decays from the block's end backwards.
-  void finish(Index b, Index d, const Gradients& g, P& running) const {
+  /// `running` is the suffix sum so far, `beyond` the decay from row i to the chunk's end.
+  void finish(Index b, Index d, const Gradients& g, P& running, P& beyond) const {
     const Index n = intra_.n_;
     for (Index i = b + block; i-- > b;) {
       const P q = get(intra_.tile_.q, i, d);
@@ -156,7 +163,7 @@ template <class Gate, class Update, class T> class IntraChunkBackward {
         const P column = get(Intra::source_column(intra_.tile_, c), i, d), own(matrix(0, c)[i * n + i]);
         P dc = get(column_gradient(c, g), i, d);
         if constexpr (decays) running -= column * dc;
-        dc = fma(own, q, dc);
+        dc = fma(own, q, fma(get(columns(c), i, d), beyond, dc));
         dq = fma(own, column, dq);
         if constexpr (reads && !exclusive) {
           const P row = get(rows(1), i, d);
@@ -166,7 +173,8 @@ template <class Gate, class Update, class T> class IntraChunkBackward {
         put(column_gradient(c, g), i, d, dc);
       }
       put(g.q, i, d, dq);
-      if constexpr (Intra::channels) put(g.log_decay, i, d, running);
+      beyond *= intra_.decay(i, d);
+      if constexpr (Intra::channels) put(g.log_decay, i, d, get(g.log_decay, i, d) + running);
       else if constexpr (decays) (P::load(lanes_ + i * P::lanes) + running).store(lanes_ + i * P::lanes);
       if constexpr (exclusive && decays) running = fma(get(intra_.tile_.b, i, d), get(g.b, i, d), running);  // decays up to i - 1
     }
@@ -174,7 +182,7 @@ template <class Gate, class Update, class T> class IntraChunkBackward {
 
   const Intra& intra_;
   Index K_, chunk_;
-  T *rows_, *columns_, *matrices_, *last_, *lanes_;
+  T *rows_, *columns_, *inner_, *matrices_, *last_, *lanes_;
 };
 
 }  // namespace braid::cpu::detail
