@@ -20,7 +20,7 @@ std::string read_all(std::istream& in) { return {std::istreambuf_iterator<char>(
 std::vector<Token> encode_chat(const braid::ChatTemplate& chat, const std::string& text) {
   const auto json = braid::io::parse_json_object(text, "conversation");
   std::vector<braid::Message> messages;
-  for (const auto& m : json.at("messages")) messages.push_back({braid::role(m.at("role").get<std::string>()), m.at("content")});
+  for (const auto& m : json.at("messages")) messages.push_back({braid::speaker_named(m.at("role").get<std::string>()), m.at("content")});
   return chat.encode(messages, json.value("reply", true));
 }
 

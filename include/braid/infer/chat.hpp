@@ -20,23 +20,23 @@
 
 namespace braid {
 
-enum class Role { system, user, assistant };
+enum class Speaker { system, user, assistant };
 
 /// The role's name, as it stands in the turn.
-constexpr std::string_view name(Role role) {
-  return role == Role::system ? "system" : role == Role::user ? "user" : "assistant";
+constexpr std::string_view speaker_name(Speaker speaker) {
+  return speaker == Speaker::system ? "system" : speaker == Speaker::user ? "user" : "assistant";
 }
 
 /// The role of this name. Throws Error for any other.
-inline Role role(std::string_view text) {
-  for (Role r : {Role::system, Role::user, Role::assistant})
-    if (name(r) == text) return r;
-  throw Error("role", "system, user or assistant", std::string(text));
+inline Speaker speaker_named(std::string_view text) {
+  for (Speaker r : {Speaker::system, Speaker::user, Speaker::assistant})
+    if (speaker_name(r) == text) return r;
+  throw Error("speaker_named", "system, user or assistant", std::string(text));
 }
 
 /// One turn of a conversation.
 struct Message {
-  Role role;
+  Speaker role;
   std::string content;
 };
 
@@ -49,7 +49,7 @@ class ChatTemplate {
   /// the special tokens of the template.
   explicit ChatTemplate(const io::Tokenizer& tokenizer, std::string default_system)
       : tokenizer_(&tokenizer), default_system_(std::move(default_system)), middle_(tokenizer.special(middle)), end_(tokenizer.special(end)) {
-    for (Role r : {Role::system, Role::user, Role::assistant}) starts_[std::size_t(r)] = tokenizer.special(start(r));
+    for (Speaker r : {Speaker::system, Speaker::user, Speaker::assistant}) starts_[std::size_t(r)] = tokenizer.special(start(r));
   }
 
   /// Takes the default system message from the template of a checkpoint's directory: chat_template.jinja, or "chat_template" in
@@ -66,9 +66,9 @@ class ChatTemplate {
   /// The tokens of a conversation. `reply`: ends with the beginning of the assistant's turn, for the model to continue.
   std::vector<Token> encode(std::span<const Message> messages, bool reply = true) const {
     std::vector<Token> out;
-    if (needs_default(messages)) append({Role::system, default_system_}, out);
+    if (needs_default(messages)) append({Speaker::system, default_system_}, out);
     for (const Message& m : messages) append(m, out);
-    if (reply) begin(Role::assistant, out);
+    if (reply) begin(Speaker::assistant, out);
     return out;
   }
 
@@ -79,9 +79,9 @@ class ChatTemplate {
     out.push_back(end_);
   }
   /// Appends the beginning of a turn, up to its content.
-  void begin(Role role, std::vector<Token>& out) const {
-    out.push_back(starts_[std::size_t(role)]);
-    tokenizer_->encode(name(role), out);
+  void begin(Speaker speaker, std::vector<Token>& out) const {
+    out.push_back(starts_[std::size_t(speaker)]);
+    tokenizer_->encode(speaker_name(speaker), out);
     out.push_back(middle_);
   }
 
@@ -92,31 +92,31 @@ class ChatTemplate {
   /// The conversation as text, the way the published template renders it.
   std::string render(std::span<const Message> messages, bool reply = true) const {
     std::string out;
-    auto add = [&](Role r, const std::string& content) {
-      out += std::string(start(r)).append(name(r)).append(middle).append(content).append(end);
+    auto add = [&](Speaker r, const std::string& content) {
+      out += std::string(start(r)).append(speaker_name(r)).append(middle).append(content).append(end);
     };
-    if (needs_default(messages)) add(Role::system, default_system_);
+    if (needs_default(messages)) add(Speaker::system, default_system_);
     for (const Message& m : messages) add(m.role, m.content);
-    if (reply) out += std::string(start(Role::assistant)).append(name(Role::assistant)).append(middle);
+    if (reply) out += std::string(start(Speaker::assistant)).append(speaker_name(Speaker::assistant)).append(middle);
     return out;
   }
 
  private:
   static constexpr std::string_view middle = "<|im_middle|>", end = "<|im_end|>";
-  static constexpr std::string_view start(Role role) {
-    return role == Role::system ? "<|im_system|>" : role == Role::user ? "<|im_user|>" : "<|im_assistant|>";
+  static constexpr std::string_view start(Speaker speaker) {
+    return speaker == Speaker::system ? "<|im_system|>" : speaker == Speaker::user ? "<|im_user|>" : "<|im_assistant|>";
   }
 
   bool needs_default(std::span<const Message> messages) const {
-    return !default_system_.empty() && !messages.empty() && messages[0].role != Role::system;
+    return !default_system_.empty() && !messages.empty() && messages[0].role != Speaker::system;
   }
 
   // A published template holds its default system message as a literal turn. The rest of it is checked for the form rendered here.
   static std::string default_system(std::string_view jinja, const std::string& where) {
-    for (std::string_view part : {start(Role::system), start(Role::user), start(Role::assistant), middle, end})
+    for (std::string_view part : {start(Speaker::system), start(Speaker::user), start(Speaker::assistant), middle, end})
       require(jinja.find(part) != jinja.npos, where, detail::text("a chat template with ", part), "one without");
     require(jinja.find("<think>") == jinja.npos, where, "the chat template of an Instruct model", "one with <think>");
-    const std::string turn = std::string(start(Role::system)).append(name(Role::system)).append(middle);
+    const std::string turn = std::string(start(Speaker::system)).append(speaker_name(Speaker::system)).append(middle);
     for (std::size_t at = jinja.find(turn); at != jinja.npos; at = jinja.find(turn, at + 1)) {
       const std::string_view rest = jinja.substr(at + turn.size());
       const std::string_view content = rest.substr(0, rest.find(end));
