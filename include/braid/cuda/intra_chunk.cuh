@@ -59,8 +59,8 @@ template <class Operand> struct BinarySplitting {
     outer_levels(k, q, prefix, suffix, total);
   }
 
-  /// All tiles; `qk` = q_i . k_i of each token.
-  __device__ __forceinline__ Tiles tiles(const Lane& lane, const float (&qk)[32]) const {
+  /// All tiles, the diagonal zero (entries of tokens i = j are q_i . k_i, no matter for splitting).
+  __device__ __forceinline__ Tiles tiles(const Lane& lane) const {
     Tiles out;
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
@@ -68,14 +68,23 @@ template <class Operand> struct BinarySplitting {
       for (int d = 0; d < 4; ++d) {
         const int column = 2 * lane.c + (d & 1), differ = lane.r ^ column;
         const float value = differ >= 4 ? inner[2][s][d] : differ >= 2 ? inner[1][s][d] : inner[0][s][d];
-        const float diagonal = d < 2 || differ != 0 ? 0.f : qk[8 * s + lane.r];
-        out.tile[Tiles::at(s, s)][d] = lane.r > column ? value : diagonal;
+        out.tile[Tiles::at(s, s)][d] = lane.r > column ? value : 0.f;
       }
 #pragma unroll
       for (int t = 0; t < s; ++t)
 #pragma unroll
         for (int d = 0; d < 4; ++d) out.tile[Tiles::at(s, t)][d] = outer[below(s, t)][d];
     }
+    return out;
+  }
+  /// The same with `qk` = q_i . k_i of each token on the diagonal of Z.
+  __device__ __forceinline__ Tiles tiles(const Lane& lane, const float (&qk)[32]) const {
+    Tiles out = tiles(lane);
+#pragma unroll
+    for (int s = 0; s < 4; ++s)
+#pragma unroll
+      for (int d = 2; d < 4; ++d)
+        if (lane.r == 2 * lane.c + (d & 1)) out.tile[Tiles::at(s, s)][d] = qk[8 * s + lane.r];
     return out;
   }
 

@@ -6,6 +6,7 @@
 #include <braid/cuda/context.cuh>
 #include <braid/cuda/plan.hpp>
 #include <braid/cuda/prepare.cuh>
+#include <braid/cuda/recurrence.cuh>
 #include <braid/cuda/recurrence_sm90.cuh>
 
 namespace braid::cuda {
@@ -139,18 +140,32 @@ void launch(void (*kernel)(Parameters...), unsigned blocks, int threads, int sha
   check(cudaLaunchKernelEx(&config, kernel, arguments...), "cuda::linear_attention");
 }
 
+/// Raises a kernel's limit of dynamic shared memory, once.
+template <auto Kernel> void allow_shared(int bytes) {
+  static const cudaError_t raised = cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  check(raised, "cuda::linear_attention");
+}
+
+template <class C> void launch_prepare(const PrepareArguments<typename C::T, typename C::G>& args, cudaStream_t stream) {
+  using Policy = PreparePolicy<sizeof(typename C::G) == 4 ? 2 : 4>;
+  constexpr int shared = sizeof(typename Preparation<C, Policy>::Storage);
+  static_assert((shared + 1024) * Policy::blocks <= 228 * 1024);
+  allow_shared<&prepare_kernel<C, Policy>>(shared);
+  const Index items = slots(args.tokens, args.sequences) * args.value_heads, blocks = (items + Policy::heads - 1) / Policy::heads;
+  launch(&prepare_kernel<C, Policy>, static_cast<unsigned>(blocks), Policy::warps * 32, shared, false, stream, args);
+}
+
 template <class T, class Operand, int KeyDim, Strength Kind, class Policy>
 bool launch_hopper(const RecurrenceArguments<T>& args, int value_dim, bool required, cudaStream_t stream) {
   using Body = HopperRecurrence<T, Operand, KeyDim, Kind, Policy>;
   constexpr int shared = sizeof(typename Body::Storage);
-  static_assert(shared * Policy::blocks <= 227 * 1024 - 1024 * Policy::blocks);
+  static_assert((shared + 1024) * Policy::blocks <= 228 * 1024);
   auto* kernel = &recurrence_sm90_kernel<T, Operand, KeyDim, Kind, Policy>;
   if (!has_hopper_code(kernel)) {
     require(!required, "cuda::linear_attention", "a program built for sm_90a (-gencode=arch=compute_90a,code=sm_90a)", "no such code");
     return false;
   }
-  static const cudaError_t raised = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
-  check(raised, "cuda::linear_attention");
+  allow_shared<&recurrence_sm90_kernel<T, Operand, KeyDim, Kind, Policy>>(shared);
   const Index blocks = static_cast<Index>(args.sequences) * args.value_heads * (value_dim / value_tile);
   launch(kernel, static_cast<unsigned>(blocks), Policy::threads, shared, true, stream, args, value_dim);
   return true;
@@ -166,15 +181,13 @@ bool recurrence_on_hopper(const Device& device, const RecurrenceArguments<T>& ar
 
 template <class Gate, class Update, class Operand, int KeyDim, class T, class G>
 void run_prefill(const Device& device, cudaStream_t stream, const PrefillInputs<T, G>& in, const PrefillOutputs<T>& out,
-                 const Workspace& workspace, const PrefillPlan& plan, Path path) {
+                 const Workspace& workspace, Path path) {
   using C = Cell<T, G, Gate, Update, KeyDim, Operand>;
   const auto to_int = [](Index x) { return static_cast<int>(x); };
   auto* records = static_cast<std::byte*>(workspace.data);
   const PrepareArguments<T, G> prepare{in.q, in.k, in.gate, in.beta, in.A_log, in.dt_bias, in.offsets, in.tokens, to_int(in.sequences),
                                        to_int(in.heads), to_int(in.value_heads), in.normalize, in.beta_logit, records};
-  const Index warps = plan.slot_count * in.value_heads, blocks = (warps + PreparePolicy::warps - 1) / PreparePolicy::warps;
-  if (in.tokens > 0)
-    launch(&prepare_kernel<C, PreparePolicy>, static_cast<unsigned>(blocks), PreparePolicy::warps * 32, 0, false, stream, prepare);
+  if (in.tokens > 0) launch_prepare<C>(prepare, stream);
   const RecurrenceArguments<T> recur{records, in.v, out.o, in.initial_state, out.final_state, out.checkpoints,
                                      to_int(out.checkpoint_interval / chunk_tokens), in.offsets, in.tokens, to_int(in.sequences),
                                      to_int(in.value_heads), in.scale};
@@ -183,6 +196,7 @@ void run_prefill(const Device& device, cudaStream_t stream, const PrefillInputs<
       recurrence_on_hopper<T, Operand, KeyDim, C::strength>(device, recur, value_dim, path == Path::hopper, stream))
     return;
   require(path != Path::hopper, "cuda::linear_attention", "compute capability 9.0", device.capability / 10.0);
+  launch_portable_recurrence<T, Operand, KeyDim, C::strength>(recur, value_dim, stream);
 }
 
 }  // namespace detail
@@ -197,8 +211,8 @@ void linear_attention(cudaStream_t stream, const PrefillInputs<T, G>& in, const 
   const Device& device = current_device();
   const PrefillPlan plan = PrefillPlan::make(Record{static_cast<int>(in.key_dim), strength_of<Update>()}, in.tokens, in.sequences, in.value_heads);
   detail::check_prefill<Gate, Update>(in, out, workspace, plan);
-  if (in.key_dim == 128) detail::run_prefill<Gate, Update, Operand, 128>(device, stream, in, out, workspace, plan, path);
-  else detail::run_prefill<Gate, Update, Operand, 64>(device, stream, in, out, workspace, plan, path);
+  if (in.key_dim == 128) detail::run_prefill<Gate, Update, Operand, 128>(device, stream, in, out, workspace, path);
+  else detail::run_prefill<Gate, Update, Operand, 64>(device, stream, in, out, workspace, path);
 }
 
 }  // namespace braid::cuda

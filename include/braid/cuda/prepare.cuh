@@ -1,5 +1,8 @@
-// Preparation: one warp turns 32 tokens of one value head into the record the recurrence consumes (record.hpp). Fused in it: L2 norm
-// of q and k, gate, sigmoid of beta, decay products, M, Z, the triangular inverse. No block barrier; serves sm_80 and up.
+// Preparation: a block of four warps turns 32 tokens of one value head into the record the recurrence consumes (record.hpp), a few heads in
+// turn. Fused in it: L2 norm of q and k, gate, sigmoid of beta, decay products, M, Z, the triangular inverse. Serves sm_80 and up.
+//
+// Each warp owns a quarter of the channels, so that a row of q, k or the gate is read by one block at one time, once (with a warp per
+// chunk the chunks in flight exceed L2 and every row is fetched several times). Norms, M and Z are sums over the warps, through shared memory.
 #pragma once
 
 #include <braid/core/linear_attention.hpp>
@@ -64,288 +67,362 @@ BRAID_FN ChunkRange find_chunk(const Index* offsets, Index tokens, int sequences
   return {begin, left <= 0 ? 0 : left < chunk_tokens ? static_cast<int>(left) : chunk_tokens};
 }
 
-/// Body of the preparation for one warp.
-template <class C> class Preparation {
+/// Warps of a block; heads it prepares in turn; blocks per multiprocessor.
+template <int Heads = 4, int Blocks = 3> struct PreparePolicy {
+  static constexpr int warps = 4, heads = Heads, blocks = Blocks;
+  static_assert(Heads <= warps);
+};
+
+/// Body of the preparation for one block.
+template <class C, class P> class Preparation {
   using T = typename C::T;
   using G = typename C::G;
   using Operand = typename C::Operand;
   using Word = ptx::Word;
-  static constexpr int K = C::key_dim, steps = K / 16;
-  static constexpr bool per_channel = C::Gate::decay == Decay::per_channel;
+  static constexpr int K = C::key_dim, warp_channels = K / P::warps, steps = warp_channels / 16;
+  static constexpr Decay decay = C::Gate::decay;
+  static constexpr bool raw_gate = !gate_is_given<typename C::Gate>;
+
+  /// A warp's channels of 32 tokens of one array, in shared memory, 16-byte pieces swizzled: reading four channels of eight tokens meets
+  /// no bank twice.
+  template <class E> struct alignas(16) Rows {
+    static constexpr int row_bytes = warp_channels * static_cast<int>(sizeof(E)), pieces = row_bytes / 16;
+    unsigned char data[chunk_tokens * row_bytes];
+
+    __device__ __forceinline__ static int offset(int row, int byte) {
+      const int turn = steps == 1 ? 0 : sizeof(E) == 4 ? (row & 1) * (row_bytes / 2) : (row >> 1 & 1) * (row_bytes / 2);
+      return row * row_bytes + (byte ^ turn);
+    }
+    /// Starts copying; tokens past the end become zeros.
+    __device__ __forceinline__ void load(const E* base, int row_stride, const Lane& lane, int tokens) {
+#pragma unroll
+      for (int i = 0; i < pieces; ++i) {
+        const int at = lane.index + 32 * i, row = at / pieces, piece = at % pieces;
+        const bool valid = row < tokens;
+        ptx::copy16_async(ptx::shared_address(data + offset(row, 16 * piece)),
+                          reinterpret_cast<const std::byte*>(base + (valid ? row * row_stride : 0)) + 16 * piece, valid);
+      }
+    }
+    /// Four channels (16 step + 4c ..) of token 8s + r.
+    __device__ __forceinline__ auto read(const Lane& lane, int s, int step) const {
+      using Four = std::conditional_t<sizeof(E) == 4, float4, uint2>;
+      return *reinterpret_cast<const Four*>(data + offset(8 * s + lane.r, (16 * step + 4 * lane.c) * static_cast<int>(sizeof(E))));
+    }
+    __device__ __forceinline__ void read(float (&x)[4], const Lane& lane, int s, int step) const {
+      const auto four = read(lane, s, step);
+      if constexpr (sizeof(E) == 4) {
+        x[0] = four.x, x[1] = four.y, x[2] = four.z, x[3] = four.w;
+      } else {
+        x[0] = ptx::low<E>(four.x), x[1] = ptx::high<E>(four.x), x[2] = ptx::low<E>(four.y), x[3] = ptx::high<E>(four.y);
+      }
+    }
+  };
+  struct Inputs {
+    Rows<T> q, k;
+    std::conditional_t<decay == Decay::per_channel, Rows<G>, char> gate;
+  };
+
+  /// What is known of each token of a chunk.
+  struct Tokens {
+    float q_factor[chunk_tokens], k_factor[chunk_tokens];  ///< 1 / norm
+    float qk[chunk_tokens];                                ///< q_i . k_i, the diagonal of Z
+    float erase[chunk_tokens];                             ///< e
+    float column[chunk_tokens];                            ///< factor of each column of T (without erasing: of Z and kg)
+  };
+  /// One decay per head: products over the chunk, and between[i][j] = prod_{j<t<=i} alpha_t.
+  struct ScalarDecay {
+    float prefix[chunk_tokens], suffix[chunk_tokens], between[chunk_tokens][chunk_tokens + 4];
+  };
 
  public:
-  using Scratch = InverseScratch;
+  struct Storage {
+    union {
+      float4 partial[P::warps][10][32];     ///< each warp's part of the tiles of M and Z
+      InverseScratch inverse[P::warps];     ///< after the last head
+    };
+    float4 tiles[P::heads][10][32];
+    Inputs inputs[P::warps];
+    float norms[3][P::warps][chunk_tokens];  ///< q.q, k.k, q.k
+    Tokens tokens[P::heads];
+    std::conditional_t<decay == Decay::per_head, ScalarDecay, char> scalar;
+  };
 
-  __device__ __forceinline__ Preparation(const PrepareArguments<T, G>& args, ChunkRange chunk, int head, std::byte* record,
-                                         Scratch& scratch)
-      : args_(args), scratch_(scratch), record_(record), left_(chunk.tokens), head_(head),
-        key_stride_(args.heads * K), gate_stride_(args.value_heads * K) {
-    const Index key_row = chunk.first * args.heads + head / (args.value_heads / args.heads);
-    const Index value_row = chunk.first * args.value_heads + head;
-    q_ = args.q + key_row * K;
-    k_ = args.k + key_row * K;
-    gate_ = args.gate + (per_channel ? value_row * K : value_row);
-    beta_ = args.beta + value_row;
-  }
+  __device__ __forceinline__ Preparation(const PrepareArguments<T, G>& args, Storage& storage)
+      : args_(args), storage_(storage), warp_(static_cast<int>(threadIdx.x) / 32), channel_(warp_ * warp_channels), inputs_(storage.inputs[warp_]) {}
 
-  __device__ __forceinline__ void run() {
-    token_factors();
-    const Tiles tiles = [&] {
-      if constexpr (per_channel) return split_channels();
-      else return scale_products();
-    }();
-    write_z(tiles);
-    if constexpr (C::record.erases()) write_inverse<Operand>(lane_, tiles, scratch_, record_ + C::record.t());
+  /// Prepares the work items [first, first + P::heads), item = slot * HV + head.
+  __device__ __forceinline__ void run(Index first) {
+    load(first);
+#pragma unroll 1
+    for (int m = 0; m < P::heads; ++m) {
+      const int tokens = tokens_;
+      const Index item = first + m;
+      std::byte* record = args_.records + item * C::record.bytes();
+      if (tokens > 0) {
+        token_factors(m, item, tokens, record);
+        const Tiles tiles = multiply(m, item, tokens, record);
+        __syncwarp();
+#pragma unroll
+        for (int i = 0; i < 10; ++i)
+          storage_.partial[warp_][i][lane_.index] = make_float4(tiles.tile[i][0], tiles.tile[i][1], tiles.tile[i][2], tiles.tile[i][3]);
+      }
+      if (m + 1 < P::heads) load(item + 1);
+      __syncthreads();
+      if (tokens > 0) reduce(m);
+    }
+    __syncthreads();
+    if (warp_ < P::heads) finish(first + warp_);
   }
 
  private:
-  __device__ __forceinline__ bool valid(int s) const { return 8 * s + lane_.r < left_; }
-  __device__ __forceinline__ float token_beta(int s) const {
+  __device__ __forceinline__ ChunkRange range(Index item) const {
+    const Index slot = item / args_.value_heads;
+    if (slot >= slots(args_.tokens, args_.sequences)) return {0, 0};
+    return find_chunk(args_.offsets, args_.tokens, args_.sequences, slot);
+  }
+  __device__ __forceinline__ int head_of(Index item) const { return static_cast<int>(item % args_.value_heads); }
+
+  /// Starts reading an item's q, k and gate.
+  __device__ __forceinline__ void load(Index item) {
+    const ChunkRange chunk = range(item);
+    const int head = head_of(item);
+    tokens_ = chunk.tokens;
+    first_ = chunk.first;
+    if (tokens_ == 0) return;
+    const Index key_row = chunk.first * args_.heads + head / (args_.value_heads / args_.heads);
+    inputs_.q.load(args_.q + key_row * K + channel_, args_.heads * K, lane_, tokens_);
+    inputs_.k.load(args_.k + key_row * K + channel_, args_.heads * K, lane_, tokens_);
+    if constexpr (decay == Decay::per_channel)
+      inputs_.gate.load(args_.gate + (chunk.first * args_.value_heads + head) * K + channel_, args_.value_heads * K, lane_, tokens_);
+    ptx::copy_commit();
+  }
+
+  /// Norms and q.k of each token from the diagonals of q q^T, q k^T and k k^T (exact products of 16-bit inputs), and its strengths.
+  __device__ __forceinline__ void token_factors(int m, Index item, int tokens, std::byte* record) {
+    ptx::copy_wait<0>();
+    __syncwarp();
+    const int diagonal = 4 * lane_.r + lane_.r / 2;  // the lane that holds column r of row r
+    const bool odd = lane_.r & 1;
+#pragma unroll
+    for (int s = 0; s < 4; ++s) {
+      float qq[4] = {}, kx[4] = {};
+#pragma unroll
+      for (int i = 0; i < steps; ++i) {
+        const uint2 q = inputs_.q.read(lane_, s, i), k = inputs_.k.read(lane_, s, i);
+        ptx::mma<T>(qq, q.x, 0, q.y, 0, q.x, q.y);
+        ptx::mma<T>(kx, q.x, k.x, q.y, k.y, k.x, k.y);
+      }
+      auto pick = [&](float even_value, float odd_value) {
+        const float x = __shfl_sync(0xFFFFFFFFu, even_value, diagonal), y = __shfl_sync(0xFFFFFFFFu, odd_value, diagonal);
+        return odd ? y : x;
+      };
+      const float q2 = pick(qq[0], qq[1]), k2 = pick(kx[2], kx[3]), qk = pick(kx[0], kx[1]);
+      if (lane_.c < 3) storage_.norms[lane_.c][warp_][8 * s + lane_.r] = lane_.c == 0 ? q2 : lane_.c == 1 ? k2 : qk;
+    }
+    __syncthreads();
+    const int token = lane_.index;
+    auto sum = [&](int which) {
+      float x = 0;
+#pragma unroll
+      for (int w = 0; w < P::warps; ++w) x += storage_.norms[which][w][token];
+      return x;
+    };
+    constexpr float epsilon = static_cast<float>(l2_norm_epsilon);
+    auto factor = [&](float norm2) { return args_.normalize ? rsqrtf(norm2 + epsilon) : 1.f; };
+    Tokens& out = storage_.tokens[m];
+    if (warp_ == 0) {
+      const float q_factor = factor(sum(0)), k_factor = factor(sum(1));
+      out.q_factor[token] = q_factor;
+      out.k_factor[token] = k_factor;
+      out.qk[token] = sum(2) * q_factor * k_factor;
+    } else if (warp_ == 1) {
+      const float norm2 = sum(1), k_factor = factor(norm2), used = norm2 * k_factor * k_factor;
+      const float beta = token < tokens ? token_beta(item, token) : 0.f;
+      const float write = token < tokens ? C::Update::template write<float>(beta, used) : 0.f;
+      out.erase[token] = token < tokens ? C::Update::template erase<float>(beta, used) : 0.f;
+      out.column[token] = C::strength == Strength::two ? 1.f : write;
+      if constexpr (C::strength == Strength::two) reinterpret_cast<float*>(record + C::record.w())[token] = write;
+    } else if (warp_ == 2) {
+      if constexpr (decay == Decay::per_head) scalar_decays(item, tokens);
+    }
+    __syncthreads();
+  }
+  __device__ __forceinline__ float token_beta(Index item, int token) const {
     if constexpr (C::Update::uses_beta) {
-      const float x = ptx::to_float(beta_[(8 * s + lane_.r) * args_.value_heads]);
+      const float x = ptx::to_float(args_.beta[(first_ + token) * args_.value_heads + head_of(item)]);
       return args_.beta_logit ? ptx::reciprocal(1.f + ptx::exp2(-ptx::log2_e * x)) : x;
     } else {
       return 0.f;
     }
   }
+  __device__ __forceinline__ float rate(int head) const { return raw_gate ? __expf(args_.A_log[head]) : 0.f; }
 
-  /// Norms and q.k of each token from the diagonals of q q^T, q k^T and k k^T (exact products of 16-bit inputs), and its strengths.
-  __device__ __forceinline__ void token_factors() {
-    float qq[4][4] = {}, kx[4][4] = {};
-#pragma unroll 1
-    for (int step = 0; step < K / 32; ++step) {
+  __device__ __forceinline__ void scalar_decays(Index item, int tokens) {
+    const int token = lane_.index, head = head_of(item);
+    const DecayFactor<typename C::Gate> factor(rate(head), raw_gate ? args_.dt_bias[head] : 0.f);
+    const float alpha = token < tokens ? factor(ptx::to_float(args_.gate[(first_ + token) * args_.value_heads + head])) : 1.f;
+    float prefix = alpha, suffix = __shfl_down_sync(0xFFFFFFFFu, alpha, 1);
+    if (token == 31) suffix = 1.f;
 #pragma unroll
-      for (int s = 0; s < 4; ++s) {
-        uint4 q = {0, 0, 0, 0}, k = {0, 0, 0, 0};
-        const int at = (8 * s + lane_.r) * key_stride_ + 32 * step + 8 * lane_.c;
-        if (valid(s)) {
-          q = ptx::load_row16(q_ + at);
-          k = ptx::load_row16(k_ + at);
-        }
-        ptx::mma<T>(qq[s], q.x, 0, q.y, 0, q.x, q.y);
-        ptx::mma<T>(qq[s], q.z, 0, q.w, 0, q.z, q.w);
-        ptx::mma<T>(kx[s], q.x, k.x, q.y, k.y, k.x, k.y);
-        ptx::mma<T>(kx[s], q.z, k.z, q.w, k.w, k.z, k.w);
-      }
+    for (int d = 1; d < 32; d *= 2) {
+      const float before = __shfl_up_sync(0xFFFFFFFFu, prefix, d), after = __shfl_down_sync(0xFFFFFFFFu, suffix, d);
+      if (token >= d) prefix *= before;
+      if (token + d < 32) suffix *= after;
     }
-    const int diagonal = 4 * lane_.r + lane_.r / 2;  // the lane that holds column r of row r
-    const bool odd = lane_.r & 1;
+    storage_.scalar.prefix[token] = prefix;
+    storage_.scalar.suffix[token] = suffix;
+    float between = 1.f;
 #pragma unroll
-    for (int s = 0; s < 4; ++s) {
-      auto pick = [&](float even_value, float odd_value) {
-        const float x = __shfl_sync(0xFFFFFFFFu, even_value, diagonal), y = __shfl_sync(0xFFFFFFFFu, odd_value, diagonal);
-        return odd ? y : x;
-      };
-      const float q2 = pick(qq[s][0], qq[s][1]), qk = pick(kx[s][0], kx[s][1]), k2 = pick(kx[s][2], kx[s][3]);
-      constexpr float epsilon = static_cast<float>(l2_norm_epsilon);
-      q_factor_[s] = args_.normalize ? rsqrtf(q2 + epsilon) : 1.f;
-      k_factor_[s] = args_.normalize ? rsqrtf(k2 + epsilon) : 1.f;
-      const float beta = valid(s) ? token_beta(s) : 0.f, norm2 = k2 * k_factor_[s] * k_factor_[s];
-      if (lane_.c == 0) {
-        const int token = 8 * s + lane_.r;
-        const float write = valid(s) ? C::Update::template write<float>(beta, norm2) : 0.f;
-        scratch_.qk[token] = qk * q_factor_[s] * k_factor_[s];
-        scratch_.erase[token] = valid(s) ? C::Update::template erase<float>(beta, norm2) : 0.f;
-        scratch_.column[token] = C::strength == Strength::two ? 1.f : write;
-        if constexpr (C::strength == Strength::two) reinterpret_cast<float*>(record_ + C::record.w())[token] = write;
-      }
+    for (int i = 0; i < chunk_tokens; ++i) {
+      const float a = __shfl_sync(0xFFFFFFFFu, alpha, i);
+      between = i > token ? between * a : 1.f;
+      storage_.scalar.between[i][token] = between;
     }
-    __syncwarp();
   }
 
-  /// Four channels of one array for each slot, as loaded.
-  template <class E> struct Raw {
-    std::conditional_t<sizeof(E) == 4, uint4, uint2> slot[4];
-  };
-  template <class E> __device__ __forceinline__ void load(Raw<E>& raw, const E* base, int stride, int step) const {
-#pragma unroll
-    for (int s = 0; s < 4; ++s) {
-      const E* row = base + (8 * s + lane_.r) * stride + 16 * step + 4 * lane_.c;
-      raw.slot[s] = {};
-      if (valid(s)) {
-        if constexpr (sizeof(E) == 4) raw.slot[s] = ptx::load_row16(row);
-        else raw.slot[s] = ptx::load_row8(row);
-      }
-    }
-  }
-  template <class E> __device__ __forceinline__ static void unpack(float (&x)[4], const Raw<E>& raw, int s) {
-    if constexpr (sizeof(E) == 4) {
-      x[0] = __uint_as_float(raw.slot[s].x), x[1] = __uint_as_float(raw.slot[s].y);
-      x[2] = __uint_as_float(raw.slot[s].z), x[3] = __uint_as_float(raw.slot[s].w);
-    } else {
-      x[0] = ptx::low<E>(raw.slot[s].x), x[1] = ptx::high<E>(raw.slot[s].x);
-      x[2] = ptx::low<E>(raw.slot[s].y), x[3] = ptx::high<E>(raw.slot[s].y);
-    }
-  }
-  __device__ __forceinline__ void scaled_operand(Quad& out, const Raw<T>& raw, int s, float factor) const {
+  __device__ __forceinline__ Quad scaled_operand(const Rows<T>& rows, int s, int step, float factor) const {
     float x[4];
-    unpack<T>(x, raw, s);
+    rows.read(x, lane_, s, step);
 #pragma unroll
     for (int i = 0; i < 4; ++i) x[i] *= factor;
-    out = pack_quad<Operand>(x);
+    return pack_quad<Operand>(x);
   }
 
-  __device__ __forceinline__ Tiles split_channels() {
-    BinarySplitting<Operand> splitting;
-    const float rate = gate_is_given<typename C::Gate> ? 0.f : __expf(args_.A_log[head_]);
-    Raw<T> q_raw, k_raw;
-    Raw<G> gate_raw;
-    load(q_raw, q_, key_stride_, 0);
-    load(k_raw, k_, key_stride_, 0);
-    load(gate_raw, gate_, gate_stride_, 0);
+  /// This warp's part of M and Z; writes its channels of kd, qd, kg and a.
+  __device__ __forceinline__ Tiles multiply(int m, Index item, int tokens, std::byte* record) {
+    const Tokens& token = storage_.tokens[m];
+    if constexpr (decay == Decay::per_channel) {
+      const int head = head_of(item);
+      const float head_rate = rate(head);
+      BinarySplitting<Operand> splitting;
 #pragma unroll 1
-    for (int step = 0; step < steps; ++step) {
-      float bias[4] = {};
-      if constexpr (!gate_is_given<typename C::Gate>) {
-        const float4 b = __ldg(reinterpret_cast<const float4*>(args_.dt_bias + head_ * K + 16 * step + 4 * lane_.c));
-        bias[0] = b.x, bias[1] = b.y, bias[2] = b.z, bias[3] = b.w;
+      for (int step = 0; step < steps; ++step) {
+        float bias[4] = {};
+        if constexpr (raw_gate) {
+          const float4 b = __ldg(reinterpret_cast<const float4*>(args_.dt_bias + head * K + channel_ + 16 * step + 4 * lane_.c));
+          bias[0] = b.x, bias[1] = b.y, bias[2] = b.z, bias[3] = b.w;
+        }
+        Quad q[4], k[4];
+        float prefix[4][4], suffix[4][4], total[4];
+        read_operands(q, k, token, step);
+#pragma unroll
+        for (int s = 0; s < 4; ++s) {
+          inputs_.gate.read(prefix[s], lane_, s, step);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const DecayFactor<typename C::Gate> alpha(head_rate, bias[i]);
+            prefix[s][i] = alpha(prefix[s][i]);
+          }
+        }
+        if (tokens < chunk_tokens) {
+#pragma unroll
+          for (int s = 0; s < 4; ++s)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) prefix[s][i] = 8 * s + lane_.r < tokens ? prefix[s][i] : 1.f;
+        }
+        splitting.step(lane_, k, q, prefix, suffix, total);
+        write_rows(record, token, step, q, k, prefix, suffix, total);
       }
-      Quad q[4], k[4];
+      return splitting.tiles(lane_);
+    } else {  // M and Z are plain products times a scalar for each pair of tokens, which `reduce` applies
+      Tiles tiles = {};
       float prefix[4][4], suffix[4][4], total[4];
 #pragma unroll
-      for (int s = 0; s < 4; ++s) {
-        scaled_operand(q[s], q_raw, s, q_factor_[s]);
-        scaled_operand(k[s], k_raw, s, k_factor_[s]);
-        unpack<G>(prefix[s], gate_raw, s);
+      for (int i = 0; i < 4; ++i) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const DecayFactor<typename C::Gate> alpha(rate, bias[i]);
-          prefix[s][i] = alpha(prefix[s][i]);
+        for (int s = 0; s < 4; ++s) {
+          if constexpr (decay == Decay::per_head) {
+            prefix[s][i] = storage_.scalar.prefix[8 * s + lane_.r], suffix[s][i] = storage_.scalar.suffix[8 * s + lane_.r];
+          } else {
+            prefix[s][i] = suffix[s][i] = 1.f;
+          }
         }
+        if constexpr (decay == Decay::per_head) total[i] = storage_.scalar.prefix[31];
+        else total[i] = 1.f;
       }
-      if (left_ < chunk_tokens) {
+#pragma unroll 1
+      for (int step = 0; step < steps; ++step) {
+        Quad q[4], k[4];
+        read_operands(q, k, token, step);
 #pragma unroll
         for (int s = 0; s < 4; ++s)
 #pragma unroll
-          for (int i = 0; i < 4; ++i) prefix[s][i] = valid(s) ? prefix[s][i] : 1.f;
+          for (int t = 0; t <= s; ++t) multiply_tile<Operand>(tiles.tile[Tiles::at(s, t)], k[s], q[s], k[t]);
+        write_rows(record, token, step, q, k, prefix, suffix, total);
       }
-      if (step + 1 < steps) {
-        load(q_raw, q_, key_stride_, step + 1);
-        load(k_raw, k_, key_stride_, step + 1);
-        load(gate_raw, gate_, gate_stride_, step + 1);
-      }
-      splitting.step(lane_, k, q, prefix, suffix, total);
-      write_rows(step, q, k, prefix, suffix, total);
+      return tiles;
     }
-    return splitting.tiles(lane_, scratch_.qk);
   }
-
-  /// One decay per head or none: M and Z are plain products times a scalar for each pair of tokens.
-  __device__ __forceinline__ Tiles scale_products() {
-    float prefix[4], suffix[4], total = 1.f;  // of tokens 8s + r
-    if constexpr (C::Gate::decay == Decay::per_head) {
-      const float rate = gate_is_given<typename C::Gate> ? 0.f : __expf(args_.A_log[head_]);
-      const DecayFactor<typename C::Gate> factor(rate, gate_is_given<typename C::Gate> ? 0.f : args_.dt_bias[head_]);
-      const int token = lane_.index;
-      const float mine = token < left_ ? factor(ptx::to_float(gate_[token * args_.value_heads])) : 1.f;
-      float before = mine, after = 1.f;  // scans over the warp: inclusive prefix, exclusive suffix
-      const float next = __shfl_down_sync(0xFFFFFFFFu, mine, 1);
-      after = token < 31 ? next : 1.f;
-#pragma unroll
-      for (int d = 1; d < 32; d *= 2) {
-        const float b = __shfl_up_sync(0xFFFFFFFFu, before, d), a = __shfl_down_sync(0xFFFFFFFFu, after, d);
-        if (token >= d) before *= b;
-        if (token + d < 32) after *= a;
-      }
-      float product = 1.f;  // column `token` of the table prod_{j<t<=i} alpha_t
-#pragma unroll
-      for (int i = 0; i < chunk_tokens; ++i) {
-        const float a = __shfl_sync(0xFFFFFFFFu, mine, i);
-        product = i > token ? product * a : 1.f;
-        scratch_.matrix[i][token] = product;
-      }
-      __syncwarp();
-#pragma unroll
-      for (int s = 0; s < 4; ++s) {
-        prefix[s] = __shfl_sync(0xFFFFFFFFu, before, 8 * s + lane_.r);
-        suffix[s] = __shfl_sync(0xFFFFFFFFu, after, 8 * s + lane_.r);
-      }
-      total = __shfl_sync(0xFFFFFFFFu, before, 31);
-    } else {
-#pragma unroll
-      for (int s = 0; s < 4; ++s) prefix[s] = suffix[s] = 1.f;
-    }
-
-    Tiles out = {};
-    Raw<T> q_raw, k_raw;
-    load(q_raw, q_, key_stride_, 0);
-    load(k_raw, k_, key_stride_, 0);
-#pragma unroll 1
-    for (int step = 0; step < steps; ++step) {
-      Quad q[4], k[4];
-#pragma unroll
-      for (int s = 0; s < 4; ++s) {
-        scaled_operand(q[s], q_raw, s, q_factor_[s]);
-        scaled_operand(k[s], k_raw, s, k_factor_[s]);
-      }
-      if (step + 1 < steps) {
-        load(q_raw, q_, key_stride_, step + 1);
-        load(k_raw, k_, key_stride_, step + 1);
-      }
-#pragma unroll
-      for (int s = 0; s < 4; ++s)
-#pragma unroll
-        for (int t = 0; t <= s; ++t) multiply_tile<Operand>(out.tile[Tiles::at(s, t)], k[s], q[s], k[t]);
-      float before[4][4], after[4][4], all[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        all[i] = total;
-#pragma unroll
-        for (int s = 0; s < 4; ++s) before[s][i] = prefix[s], after[s][i] = suffix[s];
-      }
-      write_rows(step, q, k, before, after, all);
-    }
-#pragma unroll
-    for (int s = 0; s < 4; ++s)
-#pragma unroll
-      for (int t = 0; t <= s; ++t) {
-        float2 decay = {1.f, 1.f};
-        if constexpr (C::Gate::decay == Decay::per_head)
-          decay = *reinterpret_cast<const float2*>(&scratch_.matrix[8 * s + lane_.r][8 * t + 2 * lane_.c]);
-#pragma unroll
-        for (int d = 0; d < 4; ++d) {
-          float& x = out.tile[Tiles::at(s, t)][d];
-          const int column = 2 * lane_.c + (d & 1);
-          const bool keep = s > t || lane_.r > column, diagonal = d >= 2 && s == t && lane_.r == column;
-          x = keep ? x * (d & 1 ? decay.y : decay.x) : diagonal ? scratch_.qk[8 * s + lane_.r] : 0.f;
-        }
-      }
-    __syncwarp();
-    return out;
-  }
-
-  /// kd, qd, kg and a of 16 channels.
-  __device__ __forceinline__ void write_rows(int step, const Quad (&q)[4], const Quad (&k)[4], const float (&prefix)[4][4],
-                                             const float (&suffix)[4][4], const float (&total)[4]) const {
+  __device__ __forceinline__ void read_operands(Quad (&q)[4], Quad (&k)[4], const Tokens& token, int step) const {
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
-      std::byte* at = record_ + Record::row_element(8 * s + lane_.r, 16 * step + 4 * lane_.c);
+      q[s] = scaled_operand(inputs_.q, s, step, token.q_factor[8 * s + lane_.r]);
+      k[s] = scaled_operand(inputs_.k, s, step, token.k_factor[8 * s + lane_.r]);
+    }
+  }
+  /// kd, qd, kg and a of 16 channels.
+  __device__ __forceinline__ void write_rows(std::byte* record, const Tokens& token, int step, const Quad (&q)[4], const Quad (&k)[4],
+                                             const float (&prefix)[4][4], const float (&suffix)[4][4], const float (&total)[4]) const {
+    const int channel = channel_ + 16 * step + 4 * lane_.c;
+#pragma unroll
+    for (int s = 0; s < 4; ++s) {
+      const int row = 8 * s + lane_.r;
+      std::byte* at = record + Record::row_element(row, channel);
       const Quad before = pack_quad<Operand>(prefix[s]);
       store(at + C::record.qd(), multiply_quad<Operand>(q[s], before));
-      if constexpr (C::strength == Strength::none && !C::unit_write) {
-        const float write = scratch_.column[8 * s + lane_.r];
-        const float after[4] = {suffix[s][0] * write, suffix[s][1] * write, suffix[s][2] * write, suffix[s][3] * write};
-        store(at + C::record.kg(), multiply_quad<Operand>(k[s], pack_quad<Operand>(after)));
-      } else {
-        store(at + C::record.kg(), multiply_quad<Operand>(k[s], pack_quad<Operand>(suffix[s])));
-      }
-      if constexpr (C::strength == Strength::one) {
-        store(at + C::record.kd(), multiply_quad<Operand>(k[s], before));
-      } else if constexpr (C::strength == Strength::two) {
-        const float erase = scratch_.erase[8 * s + lane_.r];
-        const float erased[4] = {prefix[s][0] * erase, prefix[s][1] * erase, prefix[s][2] * erase, prefix[s][3] * erase};
-        store(at + C::record.kd(), multiply_quad<Operand>(k[s], pack_quad<Operand>(erased)));
-      }
+      if constexpr (C::strength == Strength::none && !C::unit_write)
+        store(at + C::record.kg(), multiply_quad<Operand>(k[s], scaled_quad(suffix[s], token.column[row])));
+      else store(at + C::record.kg(), multiply_quad<Operand>(k[s], pack_quad<Operand>(suffix[s])));
+      if constexpr (C::strength == Strength::one) store(at + C::record.kd(), multiply_quad<Operand>(k[s], before));
+      else if constexpr (C::strength == Strength::two)
+        store(at + C::record.kd(), multiply_quad<Operand>(k[s], scaled_quad(prefix[s], token.erase[row])));
     }
-    if (lane_.r == 0)
-      *reinterpret_cast<float4*>(record_ + C::record.a() + (16 * step + 4 * lane_.c) * 4) = make_float4(total[0], total[1], total[2], total[3]);
+    if (lane_.r == 0) *reinterpret_cast<float4*>(record + C::record.a() + channel * 4) = make_float4(total[0], total[1], total[2], total[3]);
+  }
+  __device__ __forceinline__ static Quad scaled_quad(const float (&x)[4], float factor) {
+    const float y[4] = {x[0] * factor, x[1] * factor, x[2] * factor, x[3] * factor};
+    return pack_quad<Operand>(y);
   }
   __device__ __forceinline__ static void store(std::byte* at, const Quad& x) {
     *reinterpret_cast<uint2*>(at) = make_uint2(x.word[0], x.word[1]);
   }
 
-  __device__ __forceinline__ void write_z(const Tiles& tiles) const {
-    auto* out = reinterpret_cast<Word*>(record_ + C::record.z()) + lane_.index;
+  /// Sums the warps' parts, a few tiles each.
+  __device__ __forceinline__ void reduce(int m) {
+#pragma unroll
+    for (int first = 0; first < 10; first += P::warps) {
+      const int tile = first + warp_;
+      if (tile >= 10) break;
+      float4 x = storage_.partial[0][tile][lane_.index];
+#pragma unroll
+      for (int w = 1; w < P::warps; ++w) {
+        const float4 y = storage_.partial[w][tile][lane_.index];
+        x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
+      }
+      if constexpr (decay != Decay::per_channel) {
+        const int s = tile < 1 ? 0 : tile < 3 ? 1 : tile < 6 ? 2 : 3, t = tile - Tiles::at(s, 0);
+        float2 between = {1.f, 1.f};
+        if constexpr (decay == Decay::per_head)
+          between = *reinterpret_cast<const float2*>(&storage_.scalar.between[8 * s + lane_.r][8 * t + 2 * lane_.c]);
+        const bool keep0 = s > t || lane_.r > 2 * lane_.c, keep1 = s > t || lane_.r > 2 * lane_.c + 1;
+        x = {keep0 ? x.x * between.x : 0.f, keep1 ? x.y * between.y : 0.f, keep0 ? x.z * between.x : 0.f, keep1 ? x.w * between.y : 0.f};
+      }
+      storage_.tiles[m][tile][lane_.index] = x;
+    }
+  }
+
+  /// One warp completes one head: Z and T'.
+  __device__ __forceinline__ void finish(Index item) {
+    if (range(item).tokens == 0) return;
+    std::byte* record = args_.records + item * C::record.bytes();
+    const Tokens& token = storage_.tokens[warp_];
+    Tiles tiles;
+#pragma unroll
+    for (int i = 0; i < 10; ++i) {
+      const float4 x = storage_.tiles[warp_][i][lane_.index];
+      tiles.tile[i][0] = x.x, tiles.tile[i][1] = x.y, tiles.tile[i][2] = x.z, tiles.tile[i][3] = x.w;
+    }
+    auto* out = reinterpret_cast<Word*>(record + C::record.z()) + lane_.index;
 #pragma unroll
     for (int s = 0; s < 4; ++s)
 #pragma unroll
@@ -354,42 +431,40 @@ template <class C> class Preparation {
           out[(s * 4 + t) * 32] = 0;
           continue;
         }
-        float2 column = {1.f, 1.f};
-        if constexpr (C::strength == Strength::none && !C::unit_write)
-          column = *reinterpret_cast<const float2*>(&scratch_.column[8 * t + 2 * lane_.c]);
-        const float* z = tiles.tile[Tiles::at(s, t)];
-        out[(s * 4 + t) * 32] = ptx::pack<Operand>(z[2] * column.x, z[3] * column.y);
+        float z0 = tiles.tile[Tiles::at(s, t)][2], z1 = tiles.tile[Tiles::at(s, t)][3];
+        if (s == t) {
+          if (lane_.r == 2 * lane_.c) z0 = token.qk[8 * s + lane_.r];
+          if (lane_.r == 2 * lane_.c + 1) z1 = token.qk[8 * s + lane_.r];
+        }
+        if constexpr (C::strength == Strength::none && !C::unit_write) {
+          const float2 column = *reinterpret_cast<const float2*>(&token.column[8 * t + 2 * lane_.c]);
+          z0 *= column.x, z1 *= column.y;
+        }
+        out[(s * 4 + t) * 32] = ptx::pack<Operand>(z0, z1);
       }
+    if constexpr (C::record.erases())
+      write_inverse<Operand>(lane_, tiles, token.erase, token.column, storage_.inverse[warp_], record + C::record.t());
   }
 
   const PrepareArguments<T, G>& args_;
-  Scratch& scratch_;
-  std::byte* record_;
-  int left_, head_, key_stride_, gate_stride_;
-  const T *q_, *k_;
-  const G *gate_, *beta_;
+  Storage& storage_;
   Lane lane_;
-  float q_factor_[4], k_factor_[4];  ///< 1 / norm of tokens 8s + r
+  int warp_, channel_;  ///< the warp's first channel
+  Inputs& inputs_;
+  int tokens_ = 0;   ///< of the item loaded last
+  Index first_ = 0;  ///< its first token
 };
 
-/// Warps per block of the preparation kernel and blocks per multiprocessor that fit (168 registers).
-struct PreparePolicy {
-  static constexpr int warps = 4, blocks = 3;
-};
-
-/// Warp w of the grid prepares (slot w / HV, head w % HV).
+/// Blocks take the work items from the end, so that the records written last, which are still in L2, are those read first.
 template <class C, class P>
 __global__ void __launch_bounds__(P::warps * 32, P::blocks) prepare_kernel(const __grid_constant__ PrepareArguments<typename C::T, typename C::G> args) {
-  __shared__ typename Preparation<C>::Scratch scratch[P::warps];
+  using Body = Preparation<C, P>;
+  extern __shared__ __align__(16) unsigned char prepare_shared[];
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   ptx::launch_dependents();
 #endif
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const Index work = static_cast<Index>(blockIdx.x) * P::warps + warp, slot = work / args.value_heads;
-  if (slot >= slots(args.tokens, args.sequences)) return;
-  const ChunkRange chunk = find_chunk(args.offsets, args.tokens, args.sequences, slot);
-  if (chunk.tokens == 0) return;
-  Preparation<C>(args, chunk, static_cast<int>(work % args.value_heads), args.records + work * C::record.bytes(), scratch[warp]).run();
+  const Index block = static_cast<Index>(gridDim.x) - 1 - static_cast<Index>(blockIdx.x);
+  Body(args, *reinterpret_cast<typename Body::Storage*>(prepare_shared)).run(block * P::heads);
 }
 
 }  // namespace braid::cuda

@@ -2,11 +2,12 @@
 //
 // The state S^T (value x key) lives in the accumulators of one warpgroup for the whole sequence; its 16-bit copy is the register operand
 // of every product that reads it, so it never passes through shared memory. A producer warp keeps a ring of stages (record and values of
-// a chunk) filled by bulk copies. E^T, O^T and R^T are value x token.
+// a chunk) filled by asynchronous copies. E^T, O^T and R^T are value x token.
 #pragma once
 
 #include <braid/cuda/ptx/barrier.cuh>
 #include <braid/cuda/ptx/math.cuh>
+#include <braid/cuda/ptx/memory.cuh>
 #include <braid/cuda/ptx/wgmma.cuh>
 #include <braid/cuda/recurrence_arguments.hpp>
 
@@ -46,7 +47,7 @@ template <class T, class Operand, int KeyDim, Strength Kind, class Policy> class
   __device__ __forceinline__ void run() {
     if (threadIdx.x == 0) {
       for (int i = 0; i < Policy::stages; ++i) {
-        storage_.full[i].init(1);
+        storage_.full[i].init(1 + 32);
         storage_.empty[i].init(4);
       }
       ptx::fence_barrier_init();
@@ -70,8 +71,9 @@ template <class T, class Operand, int KeyDim, Strength Kind, class Policy> class
   __device__ __forceinline__ void produce() {
     const Index stride = args_.value_heads * static_cast<Index>(layout.bytes());
     const std::byte* next = args_.records + record_index(first_slot(range_.begin, sequence_), head_, args_.value_heads) * layout.bytes();
-    const T* value = args_.v + value_offset(lane_);
-    const Index value_step = static_cast<Index>(chunk_tokens) * args_.value_heads * value_dim_;
+    const T* value = args_.v + value_offset(0) + lane_ % 8 * 8;
+    const int value_row = args_.value_heads * value_dim_;
+    const Index value_step = static_cast<Index>(chunk_tokens) * value_row;
     ptx::wait_for_previous_grid();
     int stage = 0, parity = 1;
     for (int chunk = 0, count = chunk_count(); chunk < count; ++chunk, next += stride, value += value_step) {
@@ -79,12 +81,17 @@ template <class T, class Operand, int KeyDim, Strength Kind, class Policy> class
       const int tokens = tokens_in(chunk);
       ptx::Barrier& full = storage_.full[stage];
       if (lane_ == 0) {
-        full.arrive_expect(layout.bytes() + tokens * value_tile * 2);
+        full.arrive_expect(layout.bytes());
         ptx::bulk_load(ptx::shared_address(storage_.stage[stage].record), next, layout.bytes(), full);
       }
-      __syncwarp();
-      if (lane_ < tokens)
-        ptx::bulk_load(ptx::shared_address(storage_.values[stage]) + lane_ * value_stride, value, value_tile * 2, full);
+      // 32 x 128 bytes of values: a bulk copy a row would serialise over the lanes.
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int token = lane_ / 8 + 4 * i;
+        ptx::copy16_async(ptx::shared_address(storage_.values[stage]) + token * value_stride + lane_ % 8 * 16,
+                          value + (token < tokens ? token * value_row : 0), token < tokens);
+      }
+      full.arrive_after_copies();
       if (++stage == Policy::stages) stage = 0, parity ^= 1;
     }
   }
@@ -270,9 +277,9 @@ __global__ void __launch_bounds__(Policy::threads, Policy::blocks)
     recurrence_sm90_kernel(const __grid_constant__ RecurrenceArguments<T> args, int value_dim) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using Body = HopperRecurrence<T, Operand, KeyDim, Kind, Policy>;
-  extern __shared__ __align__(1024) unsigned char shared[];
+  extern __shared__ __align__(1024) unsigned char recurrence_shared[];
   const int tiles = value_dim / value_tile, block = static_cast<int>(blockIdx.x);
-  Body(args, *reinterpret_cast<typename Body::Storage*>(shared), block / tiles / args.value_heads, block / tiles % args.value_heads,
+  Body(args, *reinterpret_cast<typename Body::Storage*>(recurrence_shared), block / tiles / args.value_heads, block / tiles % args.value_heads,
        block % tiles, value_dim).run();
 #endif
 }

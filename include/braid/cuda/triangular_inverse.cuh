@@ -11,23 +11,21 @@ namespace braid::cuda {
 struct alignas(16) InverseScratch {
   static constexpr int stride = 36;  ///< floats per row: the two blocks of a broadcast read fall into different banks
   union {
-    float matrix[chunk_tokens][stride];  ///< Diag(e) M, read by the substitution; before it, the scalar decays
+    float matrix[chunk_tokens][stride];  ///< Diag(e) M, read by the substitution
     struct {
       unsigned char scaled[Record::square_bytes];  ///< diagonal blocks of T Diag(column), laid out as in the record
       unsigned char lower[512];                    ///< T11 alone, 2 x 2 cores
     } image;
   };
-  float erase[chunk_tokens];   ///< strengths e
-  float column[chunk_tokens];  ///< factor of each column of T (and, without erasing, of Z)
-  float qk[chunk_tokens];      ///< q_i . k_i, the diagonal of Z
 };
 
-/// Writes the record's T' section. `tiles` holds M; scratch.erase and scratch.column must be set.
+/// Writes the record's T' section. `tiles` holds M, `rows` the strengths e of each token, `columns` the factors of T's columns.
 template <class Operand>
-__device__ __forceinline__ void write_inverse(const Lane& lane, const Tiles& tiles, InverseScratch& scratch, std::byte* section) {
+__device__ __forceinline__ void write_inverse(const Lane& lane, const Tiles& tiles, const float (&rows)[chunk_tokens],
+                                              const float (&columns)[chunk_tokens], InverseScratch& scratch, std::byte* section) {
   float erase[4];
 #pragma unroll
-  for (int s = 0; s < 4; ++s) erase[s] = scratch.erase[8 * s + lane.r];
+  for (int s = 0; s < 4; ++s) erase[s] = rows[8 * s + lane.r];
 #pragma unroll
   for (int s = 0; s < 4; ++s)
 #pragma unroll
@@ -63,7 +61,7 @@ __device__ __forceinline__ void write_inverse(const Lane& lane, const Tiles& til
   }
   __syncwarp();
 
-  const float factor = scratch.column[lane.index];
+  const float factor = columns[lane.index];
 #pragma unroll
   for (int i = 0; i < 16; i += 2) {
     const ptx::Word scaled = ptx::pack<Operand>(x[i] * factor, x[i + 1] * factor), plain = ptx::pack<Operand>(x[i], x[i + 1]);

@@ -19,6 +19,10 @@ struct alignas(8) Barrier {
   __device__ __forceinline__ void arrive_expect(int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(this)), "r"(bytes) : "memory");
   }
+  /// Arrives when this thread's earlier cp.async copies have completed; `count` must provide for it.
+  __device__ __forceinline__ void arrive_after_copies() {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(this)) : "memory");
+  }
   /// Waits until the phase of this parity has completed.
   __device__ __forceinline__ void wait(int parity) {
     asm volatile(
