@@ -48,7 +48,10 @@ class ChatTemplate {
   /// `default_system`: the system message of conversations without one; empty: they get none. Throws Error unless the tokenizer has
   /// the special tokens of the template.
   explicit ChatTemplate(const io::Tokenizer& tokenizer, std::string default_system)
-      : tokenizer_(&tokenizer), default_system_(std::move(default_system)), middle_(tokenizer.special(middle)), end_(tokenizer.special(end)) {
+      : tokenizer_(&tokenizer),
+        default_system_(std::move(default_system)),
+        middle_(tokenizer.special(middle)),
+        end_(tokenizer.special(end)) {
     for (Speaker r : {Speaker::system, Speaker::user, Speaker::assistant}) starts_[std::size_t(r)] = tokenizer.special(start(r));
   }
 

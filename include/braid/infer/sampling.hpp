@@ -70,8 +70,8 @@ template <std::floating_point T> double check_logits(std::span<const T> logits, 
   }
   if (!(sum == T(0)))
     for (std::size_t i = 0; i < logits.size(); ++i)
-      if (!(logits[i] < std::numeric_limits<T>::infinity()))
-        throw Error(std::string(where), "logits below infinity", text(std::isnan(logits[i]) ? "NaN" : "+inf", " at token ", i));
+      require(logits[i] < std::numeric_limits<T>::infinity(), where, "logits below infinity",
+              text(std::isnan(logits[i]) ? "NaN" : "+inf", " at token ", i));
   require(largest > -std::numeric_limits<T>::infinity(), where, "at least one logit above -inf", "none");
   return largest;
 }
@@ -121,7 +121,7 @@ class Sampler {
   /// Throws Error, naming the option, unless every option is in its range.
   explicit Sampler(const Sampling& options = {}, std::uint64_t stream = 0) : options_(options), random_(options.seed, stream) {
     auto check = [](bool ok, const char* name, const char* expected, double found) {
-      if (!ok) throw Error(detail::text("Sampling::", name), expected, detail::text(found));
+      require(ok, detail::text("Sampling::", name), expected, found);
     };
     check(options.temperature >= 0 && std::isfinite(options.temperature), "temperature", "a finite number >= 0", options.temperature);
     check(options.top_k >= 0, "top_k", "a number >= 0", double(options.top_k));
@@ -179,8 +179,8 @@ class Sampler {
     scratch.logits.assign(logits.begin(), logits.end());
     if (seen_.empty()) return largest;
     for (Token token : seen_) {
-      if (static_cast<std::size_t>(token) >= logits.size())
-        throw Error("Sampler", detail::text("observed tokens below ", logits.size()), std::to_string(token));
+      require(static_cast<std::size_t>(token) < logits.size(), "Sampler",
+              detail::text("observed tokens below ", logits.size()), token);
       double& l = scratch.logits[static_cast<std::size_t>(token)];
       l = l > 0 ? l / options_.repetition_penalty : l * options_.repetition_penalty;
     }

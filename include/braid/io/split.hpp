@@ -74,7 +74,7 @@ class Splitter {
       if (found == PCRE2_ERROR_JIT_STACKLIMIT)  // also without JIT: slower, but with more room
         found = pcre2_match_8(code_.get(), subject, text.size(), begin, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, match.get(), nullptr);
       const std::size_t end = found > 0 ? pcre2_get_ovector_pointer_8(match.get())[1] : begin;
-      if (end <= begin) throw Error("Splitter", "a match for every character", braid::detail::text("PCRE2 result ", found, " at byte ", begin));
+      require(end > begin, "Splitter", "a match for every character", braid::detail::text("PCRE2 result ", found, " at byte ", begin));
       visit(text.substr(begin, end - begin));
       begin = end;
     }

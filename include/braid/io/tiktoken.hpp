@@ -29,16 +29,17 @@ class Vocabulary {
     slots_.resize(std::bit_ceil(tokens.size() * 2 + 1));
     for (const std::string& token : tokens) {
       const auto id = static_cast<Token>(size());
-      if (token.empty()) throw Error(where, "tokens of at least one byte", braid::detail::text("an empty one of rank ", id));
+      require(!token.empty(), where, "tokens of at least one byte", braid::detail::text("an empty one of rank ", id));
       bytes_ += token;
       ends_.push_back(bytes_.size());
       Slot& slot = slots_[place(token)];
-      if (slot.token != none) throw Error(where, "each token once", braid::detail::text("ranks ", slot.token, " and ", id, " with the same bytes"));
+      require(slot.token == none, where, "each token once",
+              braid::detail::text("ranks ", slot.token, " and ", id, " with the same bytes"));
       slot = {fingerprint(hash(token)), id};
     }
     for (int byte = 0; byte < 256; ++byte) {
       const char c = static_cast<char>(byte);
-      if (find({&c, 1}) == none) throw Error(where, "a token for each of the 256 bytes", braid::detail::text("none for byte ", byte));
+      require(find({&c, 1}) != none, where, "a token for each of the 256 bytes", braid::detail::text("none for byte ", byte));
     }
   }
 

@@ -54,9 +54,9 @@ class Tokenizer {
       names_.push_back(name != named.end() ? name->second : braid::detail::text("<|reserved_token_", id, "|>"));
     }
     for (const auto& [id, name] : named)
-      if (id < first || id >= first + reserved)
-        throw Error(where, braid::detail::text("special tokens with ids in [", first, ", ", first + reserved, ")"),
-                    braid::detail::text(id, " (", name, ")"));
+      require(id >= first && id < first + reserved, where,
+              braid::detail::text("special tokens with ids in [", first, ", ", first + reserved, ")"),
+              braid::detail::text(id, " (", name, ")"));
     for (std::size_t i = 0; i < names_.size(); ++i) {
       require(!names_[i].empty(), where, "special tokens with names", "an empty one");
       require(ids_.emplace(names_[i], first + static_cast<Token>(i)).second, where, "each special token once", names_[i]);
@@ -98,7 +98,7 @@ class Tokenizer {
   }
   /// The bytes of a token; of a special one, its name.
   std::string_view bytes(Token token) const {
-    if (token < 0 || token >= size()) throw Error("Tokenizer", braid::detail::text("a token below ", size()), std::to_string(token));
+    require(token >= 0 && token < size(), "Tokenizer", braid::detail::text("a token below ", size()), token);
     if (!is_special(token)) return bpe_.vocabulary()[token];
     return names_[static_cast<std::size_t>(token - bpe_.vocabulary().size())];
   }
