@@ -224,6 +224,26 @@ TEST_CASE("a sequence does not see its neighbours, and repeats to the bit") {
   CHECK(changed <= static_cast<std::size_t>(again.slot_size()));
 }
 
+TEST_CASE("the bits of a sequence are the same alone, in a small batch and in a large one") {
+  if (!gpu()) return;
+  const Index N = 12, heads = 24;  // 288 pairs take another policy than 24
+  const Problem p = make_problem({std::vector<Index>(N, 1), heads, heads, 128, 64}, Kind::slow, Decay::per_channel, GateForm::softplus);
+  Call<SoftplusGate, DeltaRule, bf16, bf16> all(p, 1), some(p, 1);
+  all.run();
+  for (Index n : {0, 7}) {
+    auto in = some.inputs();
+    auto out = some.outputs();
+    const Index key = n * heads * 128, value = n * heads * 64;
+    in.sequences = 1, in.slots = some.slots + n;
+    in.q += key, in.k += key, in.v += value, in.gate += key, in.beta += n * heads, out.o += value;
+    cuda::decode<SoftplusGate, DeltaRule>(nullptr, in, out);
+    const auto x = all.o.raw(), y = some.o.raw();
+    CHECK(std::memcmp(x.data() + value, y.data() + value, heads * 64 * 2) == 0);
+    const auto s = all.gathered(), t = some.gathered();
+    CHECK(std::memcmp(s.data() + n * all.slot_size(), t.data() + n * all.slot_size(), all.slot_size() * 4) == 0);
+  }
+}
+
 TEST_CASE("bad input is refused before any launch") {
   using Inputs = cuda::DecodeInputs<bf16>;
   static float backing[1024];

@@ -1,7 +1,7 @@
 // Decoding: one token (or up to eight) for each of N sequences against a fp32 state in place. Any gate, any update, head sizes 64 and 128.
 #pragma once
 
-#include <braid/core/error.hpp>
+#include <braid/cuda/check.cuh>
 #include <braid/cuda/decode_kernel.cuh>
 
 namespace braid::cuda {
@@ -70,12 +70,12 @@ template <class Gate, class Update, class T, class G> void check_decode(const De
     require_aligned(pointer, alignment, where, name);
   };
   constexpr bool dplr = update_is_dplr<Update>, raw = !gate_is_given<Gate>;
-  present(in.q, true, "q", sizeof(T));
-  present(in.k, true, "k", sizeof(T));
+  present(in.q, true, "q", 4 * sizeof(T));
+  present(in.k, true, "k", 4 * sizeof(T));
   present(in.v, true, "v", 4 * sizeof(T));
   present(in.gate, Gate::decay != Decay::none, "gate", sizeof(G));
   present(in.beta, Update::uses_beta, "beta", sizeof(G));
-  present(in.a, dplr, "a", sizeof(T));
+  present(in.a, dplr, "a", 4 * sizeof(T));
   present(in.b, dplr, "b", sizeof(T));
   present(in.A_log, raw, "A_log", 4);
   present(in.dt_bias, raw, "dt_bias", 4);
@@ -88,17 +88,28 @@ template <class Gate, class Update, class T, class G> void check_decode(const De
   require(out.journal == nullptr || out.journal != in.replay, where, "a journal other than the one replayed", "the same pointer");
 }
 
+/// Few states: small blocks, so that all multiprocessors take part. Many: fewer, wider ones. Measured on an H200 (docs/kernels/decode.md).
+constexpr DecodePolicy few_states(int key_dim) { return {16, key_dim / 32}; }
+inline constexpr DecodePolicy many_states{64, 8};
+inline constexpr Index few_states_limit = 128;  ///< (sequence, head) pairs
+
+template <class Gate, class Update, int K, int V, int Columns, int Warps, bool Many, class T, class G>
+void launch_decode_kernel(cudaStream_t stream, const DecodeParams<T, G>& params) {
+  const dim3 grid(static_cast<unsigned>(params.value_heads * (V / Columns)), static_cast<unsigned>(params.sequences));
+  decode_kernel<Gate, Update, T, G, K, V, Columns, Warps, Many><<<grid, 32 * Warps, 0, stream>>>(params);
+  check(cudaGetLastError(), "cuda::decode");
+}
+
 template <class Gate, class Update, int K, int V, class T, class G>
 void launch_decode(cudaStream_t stream, const DecodeInputs<T, G>& in, const DecodeOutputs<T>& out) {
-  constexpr DecodePolicy policy{};
   auto to_int = [](Index x) { return static_cast<int>(x); };
   const DecodeParams<T, G> params{in.q, in.k, in.v, in.gate, in.beta, in.a, in.b, in.A_log, in.dt_bias, out.o, out.states, in.slots,
                                   in.replay, in.accepted, out.journal, to_int(in.sequences), to_int(in.tokens), to_int(in.heads),
                                   to_int(in.value_heads), to_int(in.slot_count), in.scale, in.normalize, in.beta_logit};
-  const dim3 grid(static_cast<unsigned>(in.value_heads * (V / policy.columns)), static_cast<unsigned>(in.sequences));
-  decode_kernel<Gate, Update, T, G, K, V, policy.columns, policy.warps><<<grid, 32 * policy.warps, 0, stream>>>(params);
-  const cudaError_t status = cudaGetLastError();
-  require(status == cudaSuccess, "cuda::decode", "a launch without error", cudaGetErrorString(status));
+  constexpr DecodePolicy few = few_states(K), many = many_states;
+  if (in.tokens > 1 || in.replay || out.journal) launch_decode_kernel<Gate, Update, K, V, many.columns, many.warps, true>(stream, params);
+  else if (in.sequences * in.value_heads <= few_states_limit) launch_decode_kernel<Gate, Update, K, V, few.columns, few.warps, false>(stream, params);
+  else launch_decode_kernel<Gate, Update, K, V, many.columns, many.warps, false>(stream, params);
 }
 
 }  // namespace detail

@@ -1,0 +1,58 @@
+// Products of a warp's 16 values with the sections of a record in shared memory, by mma.sync (sm_80 and up).
+#pragma once
+
+#include <braid/cuda/ptx/mma.cuh>
+#include <braid/cuda/record.hpp>
+
+namespace braid::cuda {
+
+/// A: value x k operand words (a[4i..4i+3] for step i); d[4j..4j+3]: value x columns 8j..8j+7. See recurrence_fragments.cuh.
+template <class Operand> struct ChunkProducts {
+  using Word = ptx::Word;
+  int row, half, quarter;  // row of a matrix that this lane addresses, and which of the four matrices it belongs to
+
+  __device__ __forceinline__ explicit ChunkProducts(int lane) : row(lane % 8), half(lane / 8 % 2), quarter(lane / 16) {}
+
+  /// d += A rows^T: rows is [32][16 Steps] swizzled (kd, qd), its tokens become columns.
+  template <int Steps> __device__ __forceinline__ void add_rows(float (&d)[16], const Word (&a)[4 * Steps], Word rows) const {
+#pragma unroll
+    for (int i = 0; i < Steps; ++i)
+#pragma unroll
+      for (int pair = 0; pair < 2; ++pair) {
+        Word b[4];
+        ptx::ldmatrix(b, rows + i / 4 * Record::panel_bytes + (16 * pair + 8 * quarter + row) * 128 + (((2 * (i % 4) + half) ^ row) << 4));
+        two(d + 8 * pair, a + 4 * i, b);
+      }
+  }
+  /// d += A square^T: square is [32][32] in cores (Z, T').
+  __device__ __forceinline__ void add_square(float (&d)[16], const Word (&a)[8], Word square) const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+#pragma unroll
+      for (int pair = 0; pair < 2; ++pair) {
+        Word b[4];
+        ptx::ldmatrix(b, square + ((2 * pair + quarter) * 4 + 2 * i + half) * 128 + row * 16);
+        two(d + 8 * pair, a + 4 * i, b);
+      }
+  }
+  /// d += A rows: rows is [32][8 Blocks] swizzled (kg), A is value x token.
+  template <int Blocks> __device__ __forceinline__ void add_outer(float (&d)[4 * Blocks], const Word (&a)[8], Word rows) const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+#pragma unroll
+      for (int pair = 0; pair < Blocks / 2; ++pair) {
+        Word b[4];
+        ptx::ldmatrix_transposed(
+            b, rows + pair / 4 * Record::panel_bytes + (16 * i + 8 * half + row) * 128 + (((2 * (pair % 4) + quarter) ^ row) << 4));
+        two(d + 8 * pair, a + 4 * i, b);
+      }
+  }
+
+ private:
+  __device__ __forceinline__ static void two(float* d, const Word* a, const Word (&b)[4]) {
+    ptx::mma<Operand>(*reinterpret_cast<float(*)[4]>(d), a[0], a[1], a[2], a[3], b[0], b[1]);
+    ptx::mma<Operand>(*reinterpret_cast<float(*)[4]>(d + 4), a[0], a[1], a[2], a[3], b[2], b[3]);
+  }
+};
+
+}  // namespace braid::cuda

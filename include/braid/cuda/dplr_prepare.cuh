@@ -1,0 +1,327 @@
+// Preparation for general DPLR: two warps turn 32 tokens of one value head into a DplrRecord, one for the columns a, one for k.
+//
+// Binary splitting as in intra_chunk.cuh, with rows b (their reference excludes the token itself) and q against the warp's column:
+// every factor is still a product of decays, <= 1. The two columns share no accumulator, so two warps cost little more than one.
+#pragma once
+
+#include <braid/core/linear_attention.hpp>
+#include <braid/cuda/dplr_record.hpp>
+#include <braid/cuda/gate.cuh>
+#include <braid/cuda/intra_chunk.cuh>
+#include <braid/cuda/prepare.cuh>
+#include <braid/cuda/ptx/memory.cuh>
+
+namespace braid::cuda {
+
+/// Device pointers of the preparation. T is the type of q, k, a and b, G that of gate.
+template <class T, class G> struct DplrPrepareArguments {
+  const T* q = nullptr;     ///< [T, H, K]
+  const T* k = nullptr;     ///< [T, H, K]
+  const T* a = nullptr;     ///< [T, HV, K]
+  const T* b = nullptr;     ///< [T, HV, K]
+  const G* gate = nullptr;  ///< per channel [T, HV, K]; per head [T, HV]; none: null
+  const float* A_log = nullptr;    ///< [HV]; null for LogDecay
+  const float* dt_bias = nullptr;  ///< per channel [HV, K]; per head [HV]; null for LogDecay
+  const Index* offsets = nullptr;  ///< [N + 1], device memory; null: one sequence of `tokens`
+  Index tokens = 0;
+  int sequences = 1, heads = 0, value_heads = 0;
+  bool normalize = false;
+  std::byte* records = nullptr;  ///< [slots, HV]
+};
+
+/// What a DPLR kernel must know when it is compiled.
+template <class T_, class G_, class Gate_, int KeyDim, class Operand_ = __half> struct DplrCell {
+  using T = T_;
+  using G = G_;
+  using Gate = Gate_;
+  using Operand = Operand_;
+  static constexpr int key_dim = KeyDim;
+  static constexpr DplrRecord record{KeyDim};
+};
+
+/// Binary splitting of two rows, b and q, against one column x. Tiles hold b rows in d[0], d[1] and q rows in d[2], d[3].
+template <class Operand> struct DplrSplitting : BinarySplitting<Operand> {
+  using Base = BinarySplitting<Operand>;
+
+  /// Adds 16 channels. On entry `prefix` holds alpha; on return prefix = P, before = Px, suffix = X of the chunk, `total` = P_31.
+  __device__ __forceinline__ void step(const Lane& lane, const Quad (&b)[4], const Quad (&q)[4], const Quad (&x)[4], float (&prefix)[4][4],
+                                       float (&before)[4][4], float (&suffix)[4][4], float (&total)[4]) {
+#pragma unroll
+    for (int s = 0; s < 4; ++s)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) before[s][i] = suffix[s][i] = 1.f;
+    inner_level<0>(lane, b, q, x, prefix, before, suffix);
+    inner_level<1>(lane, b, q, x, prefix, before, suffix);
+    inner_level<2>(lane, b, q, x, prefix, before, suffix);
+    float all[4][4];
+#pragma unroll
+    for (int s = 0; s < 4; ++s)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) all[s][i] = prefix[s][i] * suffix[s][i];
+#pragma unroll
+    for (int s = 0; s < 4; s += 2) {  // level 8: slot s + 1 against slot s
+      multiply_tile<Operand>(this->outer[Base::below(s + 1, s)], scaled(b[s + 1], before[s + 1]), scaled(q[s + 1], prefix[s + 1]),
+                             scaled(x[s], suffix[s]));
+#pragma unroll
+      for (int i = 0; i < 4; ++i) prefix[s + 1][i] *= all[s][i], before[s + 1][i] *= all[s][i], suffix[s][i] *= all[s + 1][i];
+    }
+    const Quad column[2] = {scaled(x[0], suffix[0]), scaled(x[1], suffix[1])};
+#pragma unroll
+    for (int s = 2; s < 4; ++s) {  // level 16: slots 2, 3 against slots 0, 1
+      const Quad row_b = scaled(b[s], before[s]), row_q = scaled(q[s], prefix[s]);
+#pragma unroll
+      for (int t = 0; t < 2; ++t) multiply_tile<Operand>(this->outer[Base::below(s, t)], row_b, row_q, column[t]);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float first = all[0][i] * all[1][i], second = all[2][i] * all[3][i];
+#pragma unroll
+      for (int s = 0; s < 2; ++s) prefix[s + 2][i] *= first, before[s + 2][i] *= first, suffix[s][i] *= second;
+      total[i] = first * second;
+    }
+  }
+
+  __device__ __forceinline__ static Quad scaled(const Quad& x, const float (&factor)[4]) {
+    return multiply_quad<Operand>(x, pack_quad<Operand>(factor));
+  }
+
+ private:
+  template <int Level>
+  __device__ __forceinline__ void inner_level(const Lane& lane, const Quad (&b)[4], const Quad (&q)[4], const Quad (&x)[4],
+                                              float (&prefix)[4][4], float (&before)[4][4], float (&suffix)[4][4]) {
+    const bool right = lane.r & (1 << Level);
+#pragma unroll
+    for (int s = 0; s < 4; ++s) {
+      multiply_tile<Operand>(this->inner[Level][s], scaled(b[s], before[s]), scaled(q[s], prefix[s]), scaled(x[s], suffix[s]));
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float other = __shfl_xor_sync(~0u, prefix[s][i] * suffix[s][i], 4 << Level);
+        if (right) prefix[s][i] *= other, before[s][i] *= other;
+        else suffix[s][i] *= other;
+      }
+    }
+  }
+};
+
+/// Shared memory of one warp.
+struct alignas(16) DplrScratch {
+  static constexpr int stride = 36;
+  union {
+    float matrix[chunk_tokens][stride];          ///< Aba, read by the substitution
+    unsigned char image[Record::square_bytes];  ///< T, laid out as in the record
+  };
+  float diagonal[chunk_tokens];  ///< q_i . x_i
+};
+
+/// Body of the preparation for one warp. `Keys`: its column is k and it writes qd, kg, Aqk, Abk and the decay; else a: bd, ag, Aqa, T.
+template <class C, bool Keys> class DplrPreparation {
+  using T = typename C::T;
+  using G = typename C::G;
+  using Gate = typename C::Gate;
+  using Operand = typename C::Operand;
+  using Word = ptx::Word;
+  static constexpr int K = C::key_dim;
+  static constexpr bool per_channel = Gate::decay == Decay::per_channel;
+
+ public:
+  __device__ __forceinline__ DplrPreparation(const DplrPrepareArguments<T, G>& args, ChunkRange chunk, int head, std::byte* record,
+                                             DplrScratch& scratch)
+      : args_(args), scratch_(scratch), record_(record), left_(chunk.tokens), head_(head), key_stride_(args.heads * K),
+        value_stride_(args.value_heads * K) {
+    const Index key_row = chunk.first * args.heads + head / (args.value_heads / args.heads);
+    const Index value_row = chunk.first * args.value_heads + head;
+    q_ = args.q + key_row * K;
+    x_ = Keys ? args.k + key_row * K : args.a + value_row * K;
+    b_ = args.b + value_row * K;
+    gate_ = args.gate + (per_channel ? value_row * K : value_row);
+  }
+
+  __device__ __forceinline__ void run() {
+    token_factors();
+    DplrSplitting<Operand> splitting;
+    float head_alpha[4] = {1, 1, 1, 1};
+    const float rate = gate_is_given<Gate> ? 0.f : __expf(args_.A_log[head_]);
+    if constexpr (Gate::decay == Decay::per_head) {
+      const DecayFactor<Gate> alpha(rate, gate_is_given<Gate> ? 0.f : args_.dt_bias[head_]);
+#pragma unroll
+      for (int s = 0; s < 4; ++s)
+        if (valid(s)) head_alpha[s] = alpha(ptx::to_float(gate_[(8 * s + lane_.r) * args_.value_heads]));
+    }
+#pragma unroll 1
+    for (int step = 0; step < K / 16; ++step) {
+      Quad q[4], b[4], x[4];
+      float prefix[4][4], before[4][4], suffix[4][4], total[4], bias[4] = {};
+      if constexpr (per_channel && !gate_is_given<Gate>) {
+        const float4 v = __ldg(reinterpret_cast<const float4*>(args_.dt_bias + head_ * K + 16 * step + 4 * lane_.c));
+        bias[0] = v.x, bias[1] = v.y, bias[2] = v.z, bias[3] = v.w;
+      }
+#pragma unroll
+      for (int s = 0; s < 4; ++s) {
+        operand(q[s], q_, key_stride_, step, s, q_factor_[s]);
+        operand(b[s], b_, value_stride_, step, s, 1.f);
+        operand(x[s], x_, Keys ? key_stride_ : value_stride_, step, s, x_factor_[s]);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) prefix[s][i] = head_alpha[s];
+        if constexpr (per_channel) {
+          float raw[4];
+          load(raw, gate_, value_stride_, step, s);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const DecayFactor<Gate> alpha(rate, bias[i]);
+            prefix[s][i] = valid(s) ? alpha(raw[i]) : 1.f;
+          }
+        }
+      }
+      splitting.step(lane_, b, q, x, prefix, before, suffix, total);
+      write_rows(step, Keys ? q : b, Keys ? prefix : before, x, suffix);
+      if (Keys && lane_.r == 0)
+        *reinterpret_cast<float4*>(record_ + C::record.a() + (16 * step + 4 * lane_.c) * 4) = make_float4(total[0], total[1], total[2], total[3]);
+    }
+    const Tiles tiles = splitting.tiles(lane_, scratch_.diagonal);
+    write_square<1>(tiles, record_ + (Keys ? C::record.aqk() : C::record.aqa()));
+    if constexpr (Keys) write_square<0>(tiles, record_ + C::record.abk());
+    else write_inverse(tiles);
+  }
+
+ private:
+  __device__ __forceinline__ bool valid(int s) const { return 8 * s + lane_.r < left_; }
+
+  /// Four channels of slot s; zeros past the end.
+  template <class E> __device__ __forceinline__ void load(float (&out)[4], const E* base, int stride, int step, int s) const {
+    const E* row = base + (8 * s + lane_.r) * stride + 16 * step + 4 * lane_.c;
+    out[0] = out[1] = out[2] = out[3] = 0.f;
+    if (!valid(s)) return;
+    if constexpr (sizeof(E) == 4) {
+      const uint4 raw = ptx::load_row16(row);
+      out[0] = __uint_as_float(raw.x), out[1] = __uint_as_float(raw.y), out[2] = __uint_as_float(raw.z), out[3] = __uint_as_float(raw.w);
+    } else {
+      const uint2 raw = ptx::load_row8(row);
+      out[0] = ptx::low<E>(raw.x), out[1] = ptx::high<E>(raw.x), out[2] = ptx::low<E>(raw.y), out[3] = ptx::high<E>(raw.y);
+    }
+  }
+  __device__ __forceinline__ void operand(Quad& out, const T* base, int stride, int step, int s, float factor) const {
+    float x[4];
+    load(x, base, stride, step, s);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) x[i] *= factor;
+    out = pack_quad<Operand>(x);
+  }
+
+  /// 1 / norms of q and k, and q.x of each token (the diagonal of Aqk or Aqa), in fp32.
+  __device__ __forceinline__ void token_factors() {
+#pragma unroll
+    for (int s = 0; s < 4; ++s) {
+      float qq = 0, xx = 0, qx = 0;
+#pragma unroll 2
+      for (int step = 0; step < K / 16; ++step) {
+        float q[4], x[4];
+        load(q, q_, key_stride_, step, s);
+        load(x, x_, Keys ? key_stride_ : value_stride_, step, s);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) qq = fmaf(q[i], q[i], qq), xx = fmaf(x[i], x[i], xx), qx = fmaf(q[i], x[i], qx);
+      }
+#pragma unroll
+      for (int m = 1; m < 4; m *= 2) {
+        qq += __shfl_xor_sync(~0u, qq, m), xx += __shfl_xor_sync(~0u, xx, m), qx += __shfl_xor_sync(~0u, qx, m);
+      }
+      constexpr float epsilon = static_cast<float>(l2_norm_epsilon);
+      q_factor_[s] = args_.normalize ? rsqrtf(qq + epsilon) : 1.f;
+      x_factor_[s] = Keys && args_.normalize ? rsqrtf(xx + epsilon) : 1.f;
+      if (lane_.c == 0) scratch_.diagonal[8 * s + lane_.r] = qx * q_factor_[s] * x_factor_[s];
+    }
+    __syncwarp();
+  }
+
+  /// 16 channels of the rows' section (qd or bd) and the column's (kg or ag).
+  __device__ __forceinline__ void write_rows(int step, const Quad (&row)[4], const float (&row_factor)[4][4], const Quad (&x)[4],
+                                             const float (&suffix)[4][4]) const {
+#pragma unroll
+    for (int s = 0; s < 4; ++s) {
+      std::byte* at = record_ + Record::row_element(8 * s + lane_.r, 16 * step + 4 * lane_.c);
+      const Quad r = DplrSplitting<Operand>::scaled(row[s], row_factor[s]), c = DplrSplitting<Operand>::scaled(x[s], suffix[s]);
+      *reinterpret_cast<uint2*>(at + (Keys ? C::record.qd() : C::record.bd())) = make_uint2(r.word[0], r.word[1]);
+      *reinterpret_cast<uint2*>(at + (Keys ? C::record.kg() : C::record.ag())) = make_uint2(c.word[0], c.word[1]);
+    }
+  }
+
+  /// Rows b (Which = 0) or q (1) of the tiles.
+  template <int Which> __device__ __forceinline__ void write_square(const Tiles& tiles, std::byte* section) const {
+    auto* out = reinterpret_cast<Word*>(section) + lane_.index;
+#pragma unroll
+    for (int s = 0; s < 4; ++s)
+#pragma unroll
+      for (int t = 0; t < 4; ++t) {
+        const float* x = tiles.tile[Tiles::at(s, t <= s ? t : 0)] + 2 * Which;
+        out[(s * 4 + t) * 32] = t > s ? 0u : ptx::pack<Operand>(x[0], x[1]);
+      }
+  }
+
+  /// T = -(I + Aba)^-1 by forward substitution in fp32, a lane per column. Its entries have no bound, so no block is rounded on the way.
+  __device__ __forceinline__ void write_inverse(const Tiles& tiles) {
+#pragma unroll
+    for (int s = 0; s < 4; ++s)
+#pragma unroll
+      for (int t = 0; t <= s; ++t) {
+        const float* m = tiles.tile[Tiles::at(s, t)];
+        *reinterpret_cast<float2*>(&scratch_.matrix[8 * s + lane_.r][8 * t + 2 * lane_.c]) = make_float2(m[0], m[1]);
+      }
+    __syncwarp();
+    const int j = lane_.index;
+    float x[chunk_tokens];
+#pragma unroll
+    for (int i = 0; i < chunk_tokens; ++i) {
+      float sum[4] = {i == j ? 1.f : 0.f, 0.f, 0.f, 0.f};
+#pragma unroll
+      for (int m = 0; m < i; m += 4) {
+        const float4 row = *reinterpret_cast<const float4*>(&scratch_.matrix[i][m]);
+        sum[0] -= row.x * x[m];
+        if (m + 1 < i) sum[1] -= row.y * x[m + 1];
+        if (m + 2 < i) sum[2] -= row.z * x[m + 2];
+        if (m + 3 < i) sum[3] -= row.w * x[m + 3];
+      }
+      x[i] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < chunk_tokens; i += 2) {
+      const Word pair = ptx::pack<Operand>(-x[i], -x[i + 1]);
+      *reinterpret_cast<unsigned short*>(scratch_.image + Record::square_element(i, j)) = static_cast<unsigned short>(pair);
+      *reinterpret_cast<unsigned short*>(scratch_.image + Record::square_element(i + 1, j)) = static_cast<unsigned short>(pair >> 16);
+    }
+    __syncwarp();
+    auto* out = reinterpret_cast<uint4*>(record_ + C::record.t());
+#pragma unroll
+    for (int i = 0; i < Record::square_bytes / 16; i += 32) out[i + j] = reinterpret_cast<const uint4*>(scratch_.image)[i + j];
+  }
+
+  const DplrPrepareArguments<T, G>& args_;
+  DplrScratch& scratch_;
+  std::byte* record_;
+  int left_, head_, key_stride_, value_stride_;
+  const T *q_, *x_, *b_;
+  const G* gate_;
+  Lane lane_;
+  float q_factor_[4], x_factor_[4];
+};
+
+struct DplrPreparePolicy {
+  static constexpr int warps = 4, blocks = 2;
+};
+
+/// Warps 2w and 2w + 1 of the grid prepare (slot w / HV, head w % HV).
+template <class C, class P>
+__global__ void __launch_bounds__(P::warps * 32, P::blocks)
+    dplr_prepare_kernel(const __grid_constant__ DplrPrepareArguments<typename C::T, typename C::G> args) {
+  __shared__ DplrScratch scratch[P::warps];
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const Index work = (static_cast<Index>(blockIdx.x) * P::warps + warp) / 2, slot = work / args.value_heads;
+  if (slot >= slots(args.tokens, args.sequences)) return;
+  const ChunkRange chunk = find_chunk(args.offsets, args.tokens, args.sequences, slot);
+  if (chunk.tokens == 0) return;
+  const int head = static_cast<int>(work % args.value_heads);
+  std::byte* record = args.records + work * C::record.bytes();
+  if (warp % 2 == 0) DplrPreparation<C, false>(args, chunk, head, record, scratch[warp]).run();
+  else DplrPreparation<C, true>(args, chunk, head, record, scratch[warp]).run();
+}
+
+}  // namespace braid::cuda

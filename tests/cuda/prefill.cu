@@ -1,0 +1,315 @@
+// Prefill against the float64 recurrence on the same rounded inputs: every kind of input, both recurrence kernels, odd lengths,
+// value groups, split and batch invariance, checkpoints, graphs, bad input.
+#include "prefill.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+
+using namespace braid;
+using namespace braid::test;
+using bf16 = __nv_bfloat16;
+using cuda::Path;
+using Bounded = BoundedGate<-5>;
+using Channel = LogDecay<Decay::per_channel>;
+using Head = LogDecay<Decay::per_head>;
+
+/// A user's own gate and update.
+struct SquaredGate {
+  static constexpr Decay decay = Decay::per_channel;
+  template <class T> BRAID_FN static T log_decay(T x, T rate, T bias) { return -(rate * (x + bias) * (x + bias)); }
+  template <class T> BRAID_FN static GateDerivative<T> derivative(T x, T rate, T bias) {
+    return {T(-2) * rate * (x + bias), -(x + bias) * (x + bias), T(-2) * rate * (x + bias)};
+  }
+};
+struct Longhorn {
+  static constexpr bool uses_beta = true, erases = true;
+  template <class T> BRAID_FN static T erase(T beta, T n) { return beta / (T(1) + beta * n); }
+  template <class T> BRAID_FN static T write(T beta, T n) { return T(0.5) * beta / (T(1) + beta * n); }
+  template <class T> BRAID_FN static UpdateDerivative<T> derivative(T, T) { return {}; }
+};
+
+namespace {
+
+const std::vector<Index> ragged = {1, 0, 15, 16, 17, 31, 32, 33, 63, 65, 97, 200, 0, 2};
+
+/// Bounds on ||x - truth|| / ||truth||: bf16 outputs round at 1.7e-3; fp16 operands add ten roundings of 2^-12, bf16 operands of 2^-9;
+/// identical keys let the roundings of a chunk accumulate.
+struct Bound {
+  double o, state;
+};
+Bound bound(Kind kind, bool fp16_operands) {
+  if (kind == Kind::same_key) return fp16_operands ? Bound{1.2e-2, 4e-3} : Bound{2e-2, 8e-3};
+  return fp16_operands ? Bound{2.5e-3, 1.5e-3} : Bound{8e-3, 8e-3};
+}
+
+template <class Gate, class Update, class T = bf16, class G = float, class Operand = __half>
+void check(const Shape& shape, Kind kind, GateForm form, const char* what, std::vector<Path> paths = {Path::portable, Path::automatic}) {
+  const Rounding round = std::is_same_v<T, __half> ? round_f16 : round_bf16;
+  Problem p = make_problem(shape, kind, Gate::decay, form, round, 5, std::is_same_v<G, float> ? keep_float : round);
+  if constexpr (update_is_dplr<Update>) add_dplr(p, 0.3, round);
+  Prefill<Gate, Update, T, G, Operand> call(p);
+  for (Path path : paths) {
+    call.run(path);
+    const Errors e = call.errors();
+    const Bound most = bound(kind, std::is_same_v<Operand, __half>);
+    const bool good = e.o <= most.o && e.state <= most.state && call.guards_intact();
+    if (!good || std::getenv("BRAID_VERBOSE"))
+      std::printf("%-28s %-10s %-9s K%ld V%ld H%ld/%ld T%ld: o %.2e state %.2e%s\n", what, name(kind), path == Path::portable ? "portable" : "automatic",
+                  shape.key_dim, shape.value_dim, shape.heads, shape.value_heads, p.tokens(), e.o, e.state, good ? "" : "  <-- over");
+    CHECK(good);
+  }
+}
+
+template <class Call> struct Bits {
+  decltype(std::declval<Call>().o.raw()) o;
+  std::vector<float> state;
+  explicit Bits(const Call& call) : o(call.o.raw()), state(call.final_state.raw()) {}
+  bool operator==(const Bits& other) const { return same_bits(o, other.o) && same_bits(state, other.state); }
+};
+
+/// Tokens [begin, end) of a one-sequence problem with another initial state.
+Problem cut(const Problem& p, Index begin, Index end, std::vector<float> state) {
+  Problem out = p;
+  out.offsets = {0, end - begin};
+  out.initial_state = std::move(state);
+  auto part = [&](std::vector<float>& x) {
+    const Index width = p.tokens() ? static_cast<Index>(x.size()) / p.tokens() : 0;
+    x = std::vector<float>(x.begin() + begin * width, x.begin() + end * width);
+  };
+  for (auto* x : {&out.q, &out.k, &out.v, &out.gate, &out.beta, &out.a, &out.b}) part(*x);
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("KDA from raw inputs, both gates, every kind of input") {
+  if (!gpu()) return;
+  for (Kind kind : hostile_kinds) {
+    check<Bounded, DeltaRule, bf16, bf16>({ragged, 2, 2, 128, 128}, kind, GateForm::bounded, "KDA bounded raw");
+    check<SoftplusGate, DeltaRule, bf16, bf16>({ragged, 1, 3, 128, 64}, kind, GateForm::softplus, "KDA softplus raw");
+  }
+}
+
+TEST_CASE("KDA from ready log decays, every kind of input, both head sizes") {
+  if (!gpu()) return;
+  for (Kind kind : hostile_kinds) {
+    check<Channel, DeltaRule>({{513, 64}, 1, 1, 128, 128}, kind, GateForm::given, "KDA ready");
+    check<Channel, DeltaRule>({ragged, 2, 4, 64, 128}, kind, GateForm::given, "KDA ready");
+  }
+}
+
+TEST_CASE("the rest of the table") {
+  if (!gpu()) return;
+  for (Kind kind : {Kind::slow, Kind::cliff, Kind::forget}) {
+    check<Head, DeltaRule>({ragged, 2, 2, 128, 128}, kind, GateForm::given, "Gated DeltaNet");
+    check<Channel, Additive>({ragged, 2, 2, 64, 64}, kind, GateForm::given, "GLA");
+    check<Head, Additive>({ragged, 1, 2, 128, 64}, kind, GateForm::given, "RetNet, Mamba-2");
+  }
+  check<NoDecay, DeltaRule>({ragged, 2, 2, 128, 128}, Kind::correlated, GateForm::given, "DeltaNet");
+  check<NoDecay, Additive>({ragged, 2, 2, 128, 128}, Kind::random, GateForm::given, "linear attention");
+  check<SquaredGate, Longhorn>({ragged, 2, 2, 64, 64}, Kind::random, GateForm::softplus, "a user's gate and update");
+}
+
+TEST_CASE("general DPLR, and KDA written as DPLR") {
+  if (!gpu()) return;
+  for (Kind kind : {Kind::random, Kind::floor, Kind::slow, Kind::softplus, Kind::cliff, Kind::keep, Kind::zero_key, Kind::forget}) {
+    check<Channel, Dplr>({ragged, 2, 2, 128, 128}, kind, GateForm::given, "DPLR", {Path::automatic});
+    check<Channel, Dplr>({{300, 33}, 1, 2, 64, 64}, kind, GateForm::given, "DPLR", {Path::automatic});
+  }
+  check<Channel, Dplr, bf16, float, bf16>({ragged, 1, 1, 64, 128}, Kind::slow, GateForm::given, "DPLR, bf16 operands", {Path::automatic});
+  Problem p = make_problem({{130, 64}, 2, 2, 64, 64}, Kind::random);
+  Prefill<Channel, DeltaRule> kda(p);
+  kda.run();
+  Problem d = p;  // k normalised, a = beta k, b = alpha * k, v beta
+  d.normalize = false, d.a = d.k, d.b = d.k;
+  for (std::size_t row = 0; row < d.k.size() / 64; ++row) {
+    double kk = 1e-6, qq = 1e-6;
+    for (std::size_t c = row * 64; c < row * 64 + 64; ++c) kk += d.k[c] * d.k[c], qq += d.q[c] * d.q[c];
+    for (std::size_t c = row * 64; c < row * 64 + 64; ++c) {
+      d.k[c] = round_bf16(static_cast<float>(d.k[c] / std::sqrt(kk))), d.q[c] = round_bf16(static_cast<float>(d.q[c] / std::sqrt(qq)));
+      d.a[c] = round_bf16(d.beta[row] * d.k[c]), d.b[c] = round_bf16(std::exp(d.gate[c]) * d.k[c]);
+      d.v[c] = round_bf16(d.v[c] * d.beta[row]);
+    }
+  }
+  Prefill<Channel, Dplr> dplr(d);
+  dplr.run();
+  const auto x = kda.o.host(), y = dplr.o.host();
+  RelativeError e;
+  e.add(y.data(), std::vector<double>(x.begin(), x.end()).data(), static_cast<Index>(x.size()));
+  CHECK(e.value() < 1e-2);  // the inputs of the two differ by roundings of 2^-9
+}
+
+TEST_CASE("long sequences: no drift, no overflow") {
+  if (!gpu()) return;
+  for (Kind kind : {Kind::slow, Kind::same_key}) check<Channel, DeltaRule>({{8192}, 1, 1, 128, 128}, kind, GateForm::given, "8192 tokens");
+  for (float g : {-1e-4f, -5.f}) {
+    Problem p = make_problem({{65536}, 1, 1, 64, 64}, Kind::keep);
+    std::fill(p.gate.begin(), p.gate.end(), g);
+    Prefill<Channel, DeltaRule> call(p);
+    for (Path path : {Path::portable, Path::automatic}) {
+      call.run(path);
+      const Errors e = call.errors();
+      CHECK(e.o <= 2.5e-3);
+      CHECK(e.state <= 1.5e-3);
+    }
+  }
+}
+
+TEST_CASE("values from 1e-4 to 1e4 keep their relative error; bf16 operands take any") {
+  if (!gpu()) return;
+  for (float size : {1e-4f, 1e4f}) {
+    Problem p = make_problem({{200}, 1, 1, 64, 64}, Kind::slow);
+    for (float& x : p.v) x = round_bf16(x * size);
+    for (float& x : p.initial_state) x *= size;
+    Prefill<Channel, DeltaRule> call(p);
+    call.run();
+    CHECK(call.errors().o <= 2.5e-3);
+  }
+  check<Channel, DeltaRule, bf16, float, bf16>({ragged, 1, 1, 64, 64}, Kind::slow, GateForm::given, "bf16 operands");
+  check<Channel, DeltaRule, __half, float, __half>({ragged, 1, 1, 64, 64}, Kind::slow, GateForm::given, "fp16 inputs");
+}
+
+TEST_CASE_TEMPLATE("splitting a sequence", Update, DeltaRule, Dplr) {
+  if (!gpu()) return;
+  const Index T = 160;
+  Problem p = make_problem({{T}, 2, 2, 64, 64}, Kind::slow, Decay::per_channel, GateForm::given, round_bf16, 21);
+  if constexpr (update_is_dplr<Update>) add_dplr(p, 0.3);
+  Prefill<Channel, Update> whole(p);
+  using Call = Prefill<Channel, Update>;
+  for (Path path : {Path::portable, Path::automatic}) {
+    whole.run(path);
+    const Bits<Call> all(whole);
+    const auto all_o = whole.o.host();
+    for (Index at : {0, 1, 31, 32, 33, 64, 100, 128, 159, 160}) {
+      Call first(cut(p, 0, at, p.initial_state));
+      first.run(path);
+      Call second(cut(p, at, T, first.final_state.host()));
+      second.run(path);
+      auto o = at ? first.o.host() : std::vector<float>{};
+      if (at < T)
+        for (float x : second.o.host()) o.push_back(x);
+      CAPTURE(at);
+      if (at % 32 == 0) {
+        CHECK(same_bits(o, all_o));
+        CHECK(same_bits(second.final_state.raw(), all.state));
+      } else {
+        RelativeError e;
+        e.add(o.data(), std::vector<double>(all_o.begin(), all_o.end()).data(), static_cast<Index>(o.size()));
+        CHECK(e.value() < 2.5e-3);
+      }
+    }
+  }
+}
+
+TEST_CASE("a sequence's bits: run to run, alone or packed, beside NaN, from a graph; final state in place of the initial one") {
+  if (!gpu()) return;
+  using Call = Prefill<Bounded, DeltaRule, bf16, bf16>;
+  const Problem p = make_problem({{70, 130, 33}, 2, 2, 128, 128}, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 31, round_bf16);
+  for (Path path : {Path::portable, Path::automatic}) {
+    Call call(p);
+    call.run(path);
+    const Bits<Call> bits(call);
+    for (int i = 0; i < 20; ++i) {
+      call.run(path);
+      CHECK(Bits<Call>(call) == bits);
+    }
+    Problem middle = cut(p, 70, 200, {});
+    const Index size = 2 * p.state_size();
+    middle.initial_state.assign(p.initial_state.begin() + size, p.initial_state.begin() + 2 * size);
+    Call alone(middle);
+    alone.run(path);
+    const auto o = alone.o.raw();
+    CHECK(std::memcmp(o.data(), bits.o.data() + 70 * 256, o.size() * 2) == 0);
+    CHECK(std::memcmp(alone.final_state.raw().data(), bits.state.data() + size, size * 4) == 0);
+
+    Problem spoiled = p;
+    for (Index t = 70; t < 200; ++t)
+      for (Index c = 0; c < 256; ++c) spoiled.q[t * 256 + c] = spoiled.k[t * 256 + c] = spoiled.v[t * 256 + c] = spoiled.gate[t * 256 + c] = NAN;
+    Call beside(spoiled);
+    beside.run(path);
+    const auto x = beside.o.raw();
+    CHECK(std::memcmp(x.data(), bits.o.data(), 70 * 256 * 2) == 0);
+    CHECK(std::memcmp(x.data() + 200 * 256, bits.o.data() + 200 * 256, 33 * 256 * 2) == 0);
+
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    cuda_ok(cudaStreamCreate(&stream), "stream");
+    cuda_ok(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
+    call.launch(path, stream);
+    cuda_ok(cudaStreamEndCapture(stream, &graph), "capture");
+    cuda_ok(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
+    call.o.poison(), call.final_state.poison(), call.workspace.poison();
+    cuda_ok(cudaGraphLaunch(exec, stream), "graph");
+    cuda_ok(cudaStreamSynchronize(stream), "graph");
+    CHECK(Bits<Call>(call) == bits);
+    cudaGraphExecDestroy(exec), cudaGraphDestroy(graph), cudaStreamDestroy(stream);
+
+    auto in = call.inputs();
+    auto out = call.outputs();
+    cuda_ok(cudaMemcpy(call.final_state, call.initial, call.initial.bytes(), cudaMemcpyDeviceToDevice), "copy");
+    in.initial_state = call.final_state;
+    cuda::linear_attention<Bounded, DeltaRule>(nullptr, static_cast<const cuda::PrefillInputs<bf16, bf16>&>(in), out,
+                                               {call.workspace.data(), call.workspace.bytes()}, path);
+    CHECK(Bits<Call>(call) == bits);
+  }
+}
+
+TEST_CASE("checkpoints are the states of the prefixes; without outputs or states nothing else changes") {
+  if (!gpu()) return;
+  using Call = Prefill<Channel, DeltaRule>;
+  const Problem p = make_problem({{100, 200}, 1, 2, 64, 64}, Kind::slow, Decay::per_channel, GateForm::given, round_bf16, 41);
+  for (Path path : {Path::portable, Path::automatic}) {
+    Call call(p, 64);
+    call.run(path);
+    CHECK(call.guards_intact());
+    const auto all = call.checkpoints.raw();
+    const Index size = 2 * p.state_size();
+    for (Index n = 0; n < 2; ++n)
+      for (Index j = 0; (j + 1) * 64 <= p.offsets[n + 1] - p.offsets[n]; ++j) {
+        std::vector<float> start(p.initial_state.begin() + n * size, p.initial_state.begin() + (n + 1) * size);
+        Call prefix(cut(p, p.offsets[n], p.offsets[n] + (j + 1) * 64, start));
+        prefix.run(path);
+        CHECK(std::memcmp(prefix.final_state.raw().data(), all.data() + (p.offsets[n] / 64 + j) * size, size * 4) == 0);
+      }
+    Problem plain = p;
+    plain.initial_state.clear();
+    Call zero(plain);
+    zero.run(path);
+    CHECK(zero.errors().o <= 2.5e-3);
+  }
+}
+
+TEST_CASE("bad input is refused before any launch, and the device stays usable") {
+  if (!gpu()) return;
+  using Call = Prefill<Bounded, DeltaRule, bf16, bf16>;
+  Call call(make_problem({{40}, 1, 1, 128, 128}, Kind::random, Decay::per_channel, GateForm::bounded));
+  auto message = [&](auto&& change) -> std::string {
+    cuda::PrefillInputs<bf16, bf16> in = call.inputs();
+    auto out = call.outputs();
+    cuda::Workspace space{call.workspace.data(), call.workspace.bytes()};
+    change(in, out, space);
+    try {
+      cuda::linear_attention<Bounded, DeltaRule>(nullptr, in, out, space);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  auto says = [&](const char* text, auto&& change) {
+    const std::string got = message(change);
+    INFO(got);
+    CHECK(got.find(text) != std::string::npos);
+  };
+  says("64 or 128", [](auto& in, auto&, auto&) { in.key_dim = 96; });
+  says("`k`", [](auto& in, auto&, auto&) { in.k = nullptr; });
+  says("aligned", [](auto& in, auto&, auto&) { in.v = in.v + 1; });
+  says("workspace", [](auto&, auto&, auto& space) { space.bytes -= 1; });
+  says("multiple", [](auto& in, auto&, auto&) { in.heads = 2; });
+  const std::vector<Index> falling = {0, 50, 40};
+  says("do not descend", [&](auto& in, auto&, auto&) { in.sequences = 2, in.host_offsets = falling; });
+  says("multiple of 32", [&](auto&, auto& out, auto&) { out.checkpoints = out.final_state, out.checkpoint_interval = 33; });
+  call.run();
+  CHECK(call.errors().o < 2.5e-3);
+}
