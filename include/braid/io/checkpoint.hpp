@@ -230,7 +230,12 @@ template <class Model> void load_checkpoint(Model& model, const std::filesystem:
 template <class Model> void save_checkpoint(Model& model, const std::filesystem::path& directory, const SaveOptions& options = {}) {
   const DType stored = options.stored.value_or(Model::config.dtype);
   using T = typename Model::T;
-  io::save_weights(io::detail::named_arrays<T>(model), directory, io::stored_of(stored), options.shard_bytes);
+  auto arrays = io::detail::named_arrays<T>(model);
+  if constexpr (io::detail::is_tied<Model>()) {  // transformers' kimi_linear does not tie by itself: it needs the head as well
+    const auto embedding = std::find_if(arrays.begin(), arrays.end(), [](const auto& a) { return a.name.ends_with("embed_tokens.weight"); });
+    if (embedding != arrays.end()) arrays.push_back({"lm_head.weight", embedding->shape, embedding->value});
+  }
+  io::save_weights(arrays, directory, io::stored_of(stored), options.shard_bytes);
   io::write_text(directory / "config.json", config_to_json(Model::config, options.tokens, stored));
 }
 
