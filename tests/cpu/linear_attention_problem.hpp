@@ -2,6 +2,7 @@
 #pragma once
 
 #include <braid/core/linear_attention.hpp>
+#include <braid/core/random.hpp>
 
 #include <array>
 #include <cmath>
@@ -41,6 +42,48 @@ template <class T> struct LinearAttentionProblem {
   }
 };
 
+/// Sizes of a random problem.
+struct LinearAttentionSizes {
+  std::vector<Index> lengths;
+  Index heads = 1, value_heads = 1, key_dim = 16, value_dim = 16;
+};
+
+/// A random problem for a gate and an update: unit keys and queries (raw ones if the gate is parametric), beta in [0, 2], decays from
+/// almost 1 down to e^-10, states and incoming gradients everywhere.
+template <class Gate, class Update> LinearAttentionProblem<double> random_problem(const LinearAttentionSizes& sizes, std::uint64_t number) {
+  Random random(seed(number));
+  LinearAttentionProblem<double> p;
+  p.heads = sizes.heads, p.value_heads = sizes.value_heads, p.key_dim = sizes.key_dim, p.value_dim = sizes.value_dim;
+  p.offsets = {0};
+  for (Index length : sizes.lengths) p.offsets.push_back(p.offsets.back() + length);
+  p.tokens = p.offsets.back();
+  auto normal = [&](Index n, double scale) {
+    std::vector<double> x(static_cast<std::size_t>(n));
+    for (double& value : x) value = scale * random.normal();
+    return x;
+  };
+  const Index T = p.tokens, HV = p.value_heads, K = p.key_dim;
+  const Index decays = Gate::decay == Decay::per_channel ? K : (Gate::decay == Decay::per_head ? 1 : 0);
+  const double unit = 1 / std::sqrt(static_cast<double>(K));
+  p.normalize = p.beta_logit = !gate_is_given<Gate>;
+  p.q = normal(T * p.heads * K, p.normalize ? 1 : unit), p.k = normal(T * p.heads * K, p.normalize ? 1 : unit);
+  p.v = normal(T * HV * p.value_dim, 1), p.d_o = normal(T * HV * p.value_dim, 1);
+  p.gate = normal(T * HV * decays, 1.5);
+  if (gate_is_given<Gate>)
+    for (double& g : p.gate) g = -std::exp(g);
+  else
+    p.A_log = normal(HV, 0.5), p.dt_bias = normal(HV * decays, 0.5);
+  if (Update::uses_beta) {
+    p.beta = normal(T * HV, 1);
+    if (!p.beta_logit)
+      for (double& b : p.beta) b = 2 / (1 + std::exp(-b));
+  }
+  if (update_is_dplr<Update>) p.a = normal(T * HV * K, 0.7 * unit), p.b = normal(T * HV * K, 0.7 * unit);
+  p.initial_state = normal(p.state_size(), 0.5), p.d_final_state = normal(p.state_size(), 0.5);
+  p.scale = 0.7;
+  return p;
+}
+
 /// Everything a call gives, poisoned with NaN until it is written.
 template <class T> struct LinearAttentionResults {
   std::vector<T> o, final_state, d_q, d_k, d_v, d_gate, d_beta, d_a, d_b, d_A_log, d_dt_bias, d_initial_state;
@@ -64,9 +107,12 @@ template <class T> struct LinearAttentionResults {
     return g;
   }
 
+  /// The largest relative error against `expected`, each array within `limit`.
+  template <class U> auto worst(const LinearAttentionResults<U>& expected, double limit) const;
+
   static constexpr std::array<const char*, 12> names{"o",      "final_state", "d_q", "d_k",     "d_v",       "d_gate",
                                                      "d_beta", "d_a",         "d_b", "d_A_log", "d_dt_bias", "d_initial_state"};
-  std::array<std::vector<T>*, 12> all() {
+  std::array<const std::vector<T>*, 12> all() const {
     return {&o, &final_state, &d_q, &d_k, &d_v, &d_gate, &d_beta, &d_a, &d_b, &d_A_log, &d_dt_bias, &d_initial_state};
   }
 };
@@ -94,5 +140,20 @@ struct WorstError {
     error = e, share = e / limit, where = name;
   }
 };
+
+template <class T> template <class U> auto LinearAttentionResults<T>::worst(const LinearAttentionResults<U>& expected, double limit) const {
+  WorstError worst;
+  for (std::size_t i = 0; i < names.size(); ++i) worst.add(relative_error(*all()[i], *expected.all()[i]), limit, names[i]);
+  return worst;
+}
+
+/// Outputs and gradients of a call `forward(inputs, outputs)`, `backward(inputs, gradients)`.
+template <class T, class Forward, class Backward>
+LinearAttentionResults<T> results_of(const LinearAttentionProblem<T>& p, Forward&& forward, Backward&& backward) {
+  LinearAttentionResults<T> results(p);
+  forward(p.inputs(), results.outputs());
+  backward(p.inputs(), results.gradients(p));
+  return results;
+}
 
 }  // namespace braid::test
