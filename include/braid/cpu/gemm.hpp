@@ -5,6 +5,11 @@
 #include <braid/core/macros.hpp>
 #include <braid/core/types.hpp>
 
+// Products run on the calling thread: Eigen must not start threads of its own.
+#ifndef EIGEN_DONT_PARALLELIZE
+#define EIGEN_DONT_PARALLELIZE
+#endif
+
 // g++ 12 takes the "undefined" operands of its own AVX-512 intrinsics for uninitialised variables (GCC bug 105593).
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push

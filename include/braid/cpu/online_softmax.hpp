@@ -4,6 +4,7 @@
 #include <braid/cpu/elementwise.hpp>
 #include <braid/cpu/gemm.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -18,15 +19,13 @@ template <class T> T dot_part(const T* a, const T* b, Index n) {
 
 /// max_i x_i, n > 0.
 template <class T> T largest(const T* x, Index n) {
-  T top = x[0];
+  T tops[Pack<T>::lanes];
+  std::fill_n(tops, Pack<T>::lanes, x[0]);
   Index i = 0;
-  if (n >= Pack<T>::lanes) {
-    auto tops = Pack<T>::load(x).raw;
-    for (i = Pack<T>::lanes; i + Pack<T>::lanes <= n; i += Pack<T>::lanes) tops = Eigen::internal::pmax(tops, Pack<T>::load(x + i).raw);
-    top = Eigen::internal::predux_max(tops);
-  }
-  for (; i < n; ++i) top = std::max(top, x[i]);
-  return top;
+  for (; i + Pack<T>::lanes <= n; i += Pack<T>::lanes)
+    for (Index j = 0; j < Pack<T>::lanes; ++j) tops[j] = x[i + j] > tops[j] ? x[i + j] : tops[j];  // one vector maximum
+  for (; i < n; ++i) tops[0] = std::max(tops[0], x[i]);
+  return *std::max_element(tops, tops + Pack<T>::lanes);
 }
 
 /// x = exp(x - shift) for i < n; returns the sum.
