@@ -1,9 +1,11 @@
+#include <braid/core/random.hpp>
 #include <braid/infer/sampling.hpp>
 #include <braid/io/json.hpp>
 #include <braid/io/mapped_file.hpp>
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -140,6 +142,27 @@ TEST_CASE("top-p keeps the shortest prefix that reaches p, and at least one toke
   o.top_k = 2;  // p counts what top-k has left: 2/3 and 1/3
   CHECK(kept(0.6) == std::vector<Token>{1});
   CHECK(kept(0.7) == std::vector<Token>{1, 2});
+}
+
+TEST_CASE("top-p over a large vocabulary keeps what sorting all of it would") {
+  braid::Random random(braid::seed(6));
+  for (double p : {0.01, 0.5, 0.9, 0.999, 0.9999999}) {
+    for (double spread : {0.0, 0.5, 3.0, 12.0}) {
+      std::vector<float> logits(3001);  // no p is a whole number of equal shares: no sum is within rounding of p
+      for (float& l : logits) l = std::round(static_cast<float>(random.normal() * spread) * 64) / 64;  // many equals
+      std::vector<Token> order(logits.size());
+      std::iota(order.begin(), order.end(), 0);
+      std::stable_sort(order.begin(), order.end(), [&](Token a, Token b) { return logits[std::size_t(a)] > logits[std::size_t(b)]; });
+      const auto all = distribution(logits, {});
+      double sum = 0;
+      std::size_t kept = 0;
+      while (sum < p) sum += all.at(order[kept++]);
+      std::sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(kept));
+      Sampling o;
+      o.top_p = p;
+      CHECK(tokens_of(distribution(logits, o)) == std::vector<Token>(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(kept)));
+    }
+  }
 }
 
 TEST_CASE("min-p is relative to the largest") {

@@ -212,11 +212,14 @@ class Sampler {
         scratch.kept.push_back({static_cast<Token>(i), std::exp(scratch.logits[i])});
   }
 
-  // Step 4. A heap yields the candidates from the top, so the long tail is never sorted.
+  // Step 4. A heap yields the candidates from the top, so the long tail is never sorted; most of it does not even enter the heap:
+  // candidates below (1 - top_p) / 2n of the total weigh less than 1 - top_p together, so the prefix ends before the first of them.
   void keep_top_p(std::vector<Candidate>& kept) const {
     if (options_.top_p == 1) return;
     double total = 0;
     for (const Candidate& c : kept) total += c.probability;
+    const double tail = total * (1 - options_.top_p) / (2 * static_cast<double>(kept.size()));
+    std::erase_if(kept, [&](const Candidate& c) { return c.probability < tail; });
     const auto below = [](const Candidate& a, const Candidate& b) {
       return a.probability != b.probability ? a.probability < b.probability : a.token > b.token;
     };
