@@ -1,0 +1,11 @@
+# braid_cuda_program(<target>): flags of braid's own CUDA programs.
+include_guard()
+set(BRAID_CUDA_ARCHITECTURES "90a-real" CACHE STRING
+  "Devices braid's own CUDA programs are built for, for example \"80-real;90a-real\"; wgmma needs 90a")
+
+function(braid_cuda_program target)
+  set_target_properties(${target} PROPERTIES CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON CUDA_ARCHITECTURES "${BRAID_CUDA_ARCHITECTURES}")
+  # Explicit instantiations of kernels use extern shared arrays of one name and different alignment, which nvcc remarks on.
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-diag-suppress=1886>)
+  target_link_libraries(${target} PRIVATE braid CUDA::cudart_static)
+endfunction()
