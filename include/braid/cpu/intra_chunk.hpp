@@ -6,7 +6,7 @@
 // blocks: at a boundary m, D_ij = (prod_{m <= t <= i} alpha_t) (prod_{j < t < m} alpha_t), both at most 1, for any gate <= 0.
 #pragma once
 
-#include <braid/cpu/gemm.hpp>
+#include <braid/cpu/block_product.hpp>
 #include <braid/cpu/linear_attention_tile.hpp>
 
 namespace braid::cpu::detail {
@@ -148,7 +148,7 @@ template <class Gate, class Update, class T> class IntraChunk {
   void join(Index low, Index middle, Index high) {
     for (int r = 0; r < row_kinds; ++r)
       for (int c = 0; c < column_kinds; ++c)
-        gemm_nt<T>(high - middle, middle - low, K_, T(1), rows(r) + middle * K_, K_, columns(c) + low * K_, K_,
+        product_nt<T>(high - middle, middle - low, K_, T(1), rows(r) + middle * K_, K_, columns(c) + low * K_, K_,
                    matrix(r, c) + middle * n_ + low, n_, false);
     T *left = total_at(top_, low), *right = total_at(top_, middle);
     if constexpr (decays) {

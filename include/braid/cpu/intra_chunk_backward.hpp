@@ -83,8 +83,8 @@ template <class Gate, class Update, class T> class IntraChunkBackward {
     for (int r = 0; r < row_kinds; ++r)
       for (int c = 0; c < column_kinds; ++c) {
         const T* dM = matrix(r, c) + middle * n + low;
-        gemm_nn<T>(above, K_, below, T(1), dM, n, intra_.columns_at(level, c) + low * K_, K_, rows(r) + middle * K_, K_, true);
-        gemm_tn<T>(below, K_, above, T(1), dM, n, intra_.rows_at(level, r) + middle * K_, K_, inner(c) + low * K_, K_, true);
+        product_nn<T>(above, K_, below, T(1), dM, n, intra_.columns_at(level, c) + low * K_, K_, rows(r) + middle * K_, K_, true);
+        product_tn<T>(below, K_, above, T(1), dM, n, intra_.rows_at(level, r) + middle * K_, K_, inner(c) + low * K_, K_, true);
       }
   }
   void scale_rows(T* x, Index first, Index end, const T* factor) const {

@@ -56,9 +56,9 @@ void chunk_forward(const ChunkScratch<Gate, Update, T>& s, T* S, T* o, T* y, T* 
   const Intra& intra = s.intra;
   const Index n = intra.tokens(), K = s.tile.K, V = s.tile.V;
   if (o)
-    gemm_nn<T>(Intra::row_kinds * n, V, K, T(1), intra.rows(0), K, S, V, o, V, false);  // o = (Gamma Q) S; y = (Gamma K) S
+    product_nn<T>(Intra::row_kinds * n, V, K, T(1), intra.rows(0), K, S, V, o, V, false);  // o = (Gamma Q) S; y = (Gamma K) S
   else if constexpr (Intra::reads)
-    gemm_nn<T>(n, V, K, T(1), intra.rows(1), K, S, V, y, V, false);
+    product_nn<T>(n, V, K, T(1), intra.rows(1), K, S, V, y, V, false);
   scale_each_row(n, V, s.tile.write, s.tile.v, R);
   if constexpr (Intra::reads) {
     for (Index i = 0; i < n; ++i)
@@ -70,7 +70,7 @@ void chunk_forward(const ChunkScratch<Gate, Update, T>& s, T* S, T* o, T* y, T* 
   }
   if (o) add_lower_product(n, V, T(1), intra.matrix(0, 0), R, o);  // Eq. (9)
   decay_state(intra, K, V, S);                                     // Eq. (8)
-  gemm_tn<T>(K, V, n, T(1), intra.columns(0), K, R, V, S, V, true);
+  product_tn<T>(K, V, n, T(1), intra.columns(0), K, R, V, S, V, true);
 }
 
 /// Loads and prepares the chunk of tokens [first, first + rows) of a task.

@@ -42,14 +42,14 @@ void chunk_backward(const ChunkBackwardScratch<Gate, Update, T>& s, const T* S, 
   T *d_o = s.d_rows, *d_y = s.d_rows + n * V, *d_R = s.d_R;
 
   lower_transposed_product(n, V, T(1), intra.matrix(0, 0), d_o, d_R, false);               // Eq. (9)
-  gemm_nn<T>(n, V, K, T(1), intra.columns(0), K, dS, V, d_R, V, true);                     // Eq. (8)
-  gemm_nt<T>(n, K, V, T(1), R, V, dS, V, s.intra.columns(0), K, false);
+  product_nn<T>(n, V, K, T(1), intra.columns(0), K, dS, V, d_R, V, true);                     // Eq. (8)
+  product_nt<T>(n, K, V, T(1), R, V, dS, V, s.intra.columns(0), K, false);
   if constexpr (Intra::reads) {
     erase_matrix(n, tile.erase, intra.matrix(1, 0), s.forward.solve);
     solve_lower_transposed(n, V, s.forward.solve, d_R);  // d_R is now the gradient of diag(write) V - diag(erase) y
     for (Index i = 0; i < n * V; i += Pack<T>::lanes) (-Pack<T>::load(d_R + i)).store(d_y + i);
   }
-  gemm_nt<T>(Intra::row_kinds * n, n, V, T(1), d_o, V, R, V, s.intra.matrix(0, 0), n, false);
+  product_nt<T>(Intra::row_kinds * n, n, V, T(1), d_o, V, R, V, s.intra.matrix(0, 0), n, false);
   for (Index i = 0; i < n; ++i) g.write[i] = dot(d_R + i * V, tile.v + i * V, V), g.erase[i] = T(0);
   scale_each_row(n, V, tile.write, d_R, g.v);
   if constexpr (Intra::reads) {  // so far per unit of erase
@@ -63,9 +63,9 @@ void chunk_backward(const ChunkBackwardScratch<Gate, Update, T>& s, const T* S, 
     erase_matrix(n, tile.erase, dA, dA);
     scale_each_row(n, V, tile.erase, d_y, d_y);
   }
-  gemm_nt<T>(Intra::row_kinds * n, K, V, T(1), d_o, V, S, V, s.intra.rows(0), K, false);
+  product_nt<T>(Intra::row_kinds * n, K, V, T(1), d_o, V, S, V, s.intra.rows(0), K, false);
   decay_state_gradient(intra, K, V, S, dS, s.intra.last());
-  gemm_tn<T>(K, V, Intra::row_kinds * n, T(1), intra.rows(0), K, d_o, V, dS, V, true);
+  product_tn<T>(K, V, Intra::row_kinds * n, T(1), intra.rows(0), K, d_o, V, dS, V, true);
   s.intra.run(g);
 }
 

@@ -19,8 +19,8 @@ template <class Gate, class Update, class T> void dplr_chunk_forward(const Chunk
   const auto& intra = s.intra;
   const Index n = intra.tokens(), K = s.tile.K, V = s.tile.V;
   const T* v = s.tile.v;
-  if (o) gemm_nn<T>(2 * n, V, K, T(1), intra.rows(0), K, S, V, o, V, false);
-  else gemm_nn<T>(n, V, K, T(1), intra.rows(1), K, S, V, Y, V, false);
+  if (o) product_nn<T>(2 * n, V, K, T(1), intra.rows(0), K, S, V, o, V, false);
+  else product_nn<T>(n, V, K, T(1), intra.rows(1), K, S, V, Y, V, false);
   add_lower_product(n, V, T(1), intra.matrix(1, 0), v, Y);
   solve_lower(n, V, intra.matrix(1, 1), Y);
   if (o) {
@@ -28,8 +28,8 @@ template <class Gate, class Update, class T> void dplr_chunk_forward(const Chunk
     add_lower_product(n, V, T(-1), intra.matrix(0, 1), Y, o);
   }
   decay_state(intra, K, V, S);
-  gemm_tn<T>(K, V, n, T(1), intra.columns(0), K, v, V, S, V, true);
-  gemm_tn<T>(K, V, n, T(-1), intra.columns(1), K, Y, V, S, V, true);
+  product_tn<T>(K, V, n, T(1), intra.columns(0), K, v, V, S, V, true);
+  product_tn<T>(K, V, n, T(-1), intra.columns(1), K, Y, V, S, V, true);
 }
 
 /// One chunk in reverse: dS is the gradient of the state after the chunk and becomes that of S, the state before it. s.d_rows holds d_o
@@ -43,19 +43,19 @@ void dplr_chunk_backward(const ChunkBackwardScratch<Gate, Update, T>& s, const T
   T *d_o = s.d_rows, *d_Y = s.d_rows + n * V, *dv = s.gradients.v;
 
   lower_transposed_product(n, V, T(-1), intra.matrix(0, 1), d_o, d_Y, false);
-  gemm_nn<T>(n, V, K, T(-1), intra.columns(1), K, dS, V, d_Y, V, true);
+  product_nn<T>(n, V, K, T(-1), intra.columns(1), K, dS, V, d_Y, V, true);
   solve_lower_transposed(n, V, intra.matrix(1, 1), d_Y);
   lower_transposed_product(n, V, T(1), intra.matrix(0, 0), d_o, dv, false);
   lower_transposed_product(n, V, T(1), intra.matrix(1, 0), d_Y, dv, true);
-  gemm_nn<T>(n, V, K, T(1), intra.columns(0), K, dS, V, dv, V, true);
+  product_nn<T>(n, V, K, T(1), intra.columns(0), K, dS, V, dv, V, true);
 
-  gemm_nt<T>(2 * n, n, V, T(1), d_o, V, v, V, s.intra.matrix(0, 0), n, false);
-  gemm_nt<T>(2 * n, n, V, T(-1), d_o, V, Y, V, s.intra.matrix(0, 1), n, false);
-  gemm_nt<T>(n, K, V, T(1), v, V, dS, V, s.intra.columns(0), K, false);
-  gemm_nt<T>(n, K, V, T(-1), Y, V, dS, V, s.intra.columns(1), K, false);
-  gemm_nt<T>(2 * n, K, V, T(1), d_o, V, S, V, s.intra.rows(0), K, false);
+  product_nt<T>(2 * n, n, V, T(1), d_o, V, v, V, s.intra.matrix(0, 0), n, false);
+  product_nt<T>(2 * n, n, V, T(-1), d_o, V, Y, V, s.intra.matrix(0, 1), n, false);
+  product_nt<T>(n, K, V, T(1), v, V, dS, V, s.intra.columns(0), K, false);
+  product_nt<T>(n, K, V, T(-1), Y, V, dS, V, s.intra.columns(1), K, false);
+  product_nt<T>(2 * n, K, V, T(1), d_o, V, S, V, s.intra.rows(0), K, false);
   decay_state_gradient(intra, K, V, S, dS, s.intra.last());
-  gemm_tn<T>(K, V, 2 * n, T(1), intra.rows(0), K, d_o, V, dS, V, true);
+  product_tn<T>(K, V, 2 * n, T(1), intra.rows(0), K, d_o, V, dS, V, true);
   s.intra.run(s.gradients);
 }
 

@@ -5,6 +5,7 @@
 #include <braid/core/macros.hpp>
 #include <braid/core/types.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -169,6 +170,27 @@ template <class T, class F> inline void for_packs(Index n, F&& f) {
 /// by it stay in registers.
 template <int N, class F> inline void unrolled(F&& f) {
   [&]<int... I>(std::integer_sequence<int, I...>) { (f(std::integral_constant<int, I>{}), ...); }(std::make_integer_sequence<int, N>{});
+}
+
+namespace detail {
+/// Exchanges, between packs `Distance` apart, the halves that a transpose exchanges at that distance.
+template <int Distance, class T> inline void transpose_step(Pack<T>* rows) {
+  constexpr int lanes = int(Pack<T>::lanes);
+  unrolled<lanes / 2>([&](auto pair) {
+    constexpr int i = pair / Distance * 2 * Distance + pair % Distance, j = i + Distance;
+    const auto a = rows[i].raw, b = rows[j].raw;
+    [&]<int... L>(std::integer_sequence<int, L...>) {
+      rows[i].raw = __builtin_shufflevector(a, b, ((L & Distance) ? lanes + L - Distance : L)...);
+      rows[j].raw = __builtin_shufflevector(a, b, ((L & Distance) ? lanes + L : L + Distance)...);
+    }(std::make_integer_sequence<int, lanes>{});
+  });
+  if constexpr (Distance > 1) transpose_step<Distance / 2>(rows);
+}
+}  // namespace detail
+
+/// Transposes `lanes` packs as a square matrix.
+template <class T> inline void transpose(Pack<T> (&rows)[Pack<T>::lanes]) {
+  if constexpr (Pack<T>::lanes > 1) detail::transpose_step<int(Pack<T>::lanes) / 2>(rows);
 }
 
 /// sum_i a_i b_i over a padded length.
