@@ -2,6 +2,7 @@
 #pragma once
 
 #include <braid/core/batch.hpp>
+#include <braid/core/memory.hpp>
 #include <braid/infer/sampling.hpp>
 
 #include <algorithm>
