@@ -106,16 +106,18 @@ template <class Gate, class Update> void check(const Golden& g) {
   const Problem p = for_device(g.p);
   Prefill<Gate, Update> call(p);
   const bool same = g.name.find("same_key") != std::string::npos;
+  // Rounding to bf16 alone is 1.7e-3 on average over many values and up to 2^-8 on a few.
+  const double few = p.tokens() * p.value_dim < 1024 ? 0x1p-8 : 0;
   for (Path path : {Path::portable, Path::automatic}) {
     call.run(path);
     const Errors e = call.errors();
     if (std::getenv("BRAID_VERBOSE")) std::printf("%-40s %-9s o %.2e state %.2e\n", g.name.c_str(), path == Path::portable ? "portable" : "automatic", e.o, e.state);
-    CHECK(e.o <= (same ? 1.2e-2 : 2.5e-3));
+    CHECK(e.o <= std::max(few, same ? 1.2e-2 : 2.5e-3));
     CHECK(e.state <= (same ? 4e-3 : 1.5e-3));
     CHECK(call.guards_intact());
   }
   const Errors e = decoded<Gate, Update>(p);
-  CHECK(e.o <= 2e-3);
+  CHECK(e.o <= std::max(few, 2e-3));
   CHECK(e.state <= 1e-5);
 }
 
