@@ -117,9 +117,19 @@ template <class C, class P> class Preparation {
       }
     }
   };
-  struct Inputs {
+  /// q and k of the next head are fetched while this one is worked on, where shared memory allows.
+  static constexpr int key_buffers = sizeof(G) == 4 ? 1 : 2;
+  struct Keys {
     Rows<T> q, k;
+  };
+  struct Inputs {
+    Keys keys[key_buffers];
     std::conditional_t<decay == Decay::per_channel, Rows<G>, char> gate;
+  };
+  /// Values of the current item that travel in registers.
+  struct Fetched {
+    float A_log = 0.f, beta = 0.f;  ///< beta of token `lane`
+    float4 bias[decay == Decay::per_channel ? steps : 1];
   };
 
   /// What is known of each token of a chunk.
@@ -128,6 +138,7 @@ template <class C, class P> class Preparation {
     float qk[chunk_tokens];                                ///< q_i . k_i, the diagonal of Z
     float erase[chunk_tokens];                             ///< e
     float column[chunk_tokens];                            ///< factor of each column of T (without erasing: of Z and kg)
+    std::byte* record;                                     ///< null if the item is unused
   };
   /// One decay per head: products over the chunk, and between[i][j] = prod_{j<t<=i} alpha_t.
   struct ScalarDecay {
@@ -137,10 +148,10 @@ template <class C, class P> class Preparation {
  public:
   struct Storage {
     union {
-      float4 partial[P::warps][10][32];     ///< each warp's part of the tiles of M and Z
-      InverseScratch inverse[P::warps];     ///< after the last head
+      float4 partial[P::warps][10][32];  ///< each warp's part of the tiles of M and Z
+      InverseScratch inverse[P::warps];  ///< after the last head
     };
-    float4 tiles[P::heads][10][32];
+    float2 tiles[P::heads][10][32];  ///< M
     Inputs inputs[P::warps];
     float norms[3][P::warps][chunk_tokens];  ///< q.q, k.k, q.k
     Tokens tokens[P::heads];
@@ -152,55 +163,108 @@ template <class C, class P> class Preparation {
 
   /// Prepares the work items [first, first + P::heads), item = slot * HV + head.
   __device__ __forceinline__ void run(Index first) {
-    load(first);
+    start(first);
+    if constexpr (key_buffers == 2) load_keys(0);
+    load_rest();
 #pragma unroll 1
     for (int m = 0; m < P::heads; ++m) {
-      const int tokens = tokens_;
-      const Index item = first + m;
-      std::byte* record = args_.records + item * C::record.bytes();
-      if (tokens > 0) {
-        token_factors(m, item, tokens, record);
-        const Tiles tiles = multiply(m, item, tokens, record);
+      const bool work = chunk_.tokens > 0;
+      const ChunkRange chunk = chunk_;
+      const int head = head_;
+      std::byte* record = record_;
+      const Fetched fetched = fetched_;
+      if (!work && threadIdx.x == 0) storage_.tokens[m].record = nullptr;
+      if (work) token_factors(m, m % key_buffers, chunk, head, record, fetched);
+      if (m + 1 < P::heads) {
+        next();
+        if constexpr (key_buffers == 2) load_keys((m + 1) % key_buffers);
+        else ptx::copy_commit();
+      } else {
+        ptx::copy_commit();
+      }
+      if (work) {
+        ptx::copy_wait<1>();
         __syncwarp();
+        const Tiles tiles = multiply(m, m % key_buffers, chunk, record, fetched);
 #pragma unroll
         for (int i = 0; i < 10; ++i)
           storage_.partial[warp_][i][lane_.index] = make_float4(tiles.tile[i][0], tiles.tile[i][1], tiles.tile[i][2], tiles.tile[i][3]);
       }
-      if (m + 1 < P::heads) load(item + 1);
+      __syncwarp();
+      if (m + 1 < P::heads) load_rest();
       __syncthreads();
-      if (tokens > 0) reduce(m);
+      if (work) reduce(m, record);
     }
     __syncthreads();
-    if (warp_ < P::heads) finish(first + warp_);
+    if constexpr (C::record.erases()) {
+      if (warp_ < P::heads && storage_.tokens[warp_].record != nullptr) {
+        Tiles tiles;
+#pragma unroll
+        for (int i = 0; i < 10; ++i) {
+          const float2 x = storage_.tiles[warp_][i][lane_.index];
+          tiles.tile[i][0] = x.x, tiles.tile[i][1] = x.y;
+        }
+        const Tokens& token = storage_.tokens[warp_];
+        write_inverse<Operand>(lane_, tiles, token.erase, token.column, storage_.inverse[warp_], token.record + C::record.t());
+      }
+    }
   }
 
  private:
-  __device__ __forceinline__ ChunkRange range(Index item) const {
-    const Index slot = item / args_.value_heads;
-    if (slot >= slots(args_.tokens, args_.sequences)) return {0, 0};
-    return find_chunk(args_.offsets, args_.tokens, args_.sequences, slot);
+  /// Finds the first item; `next` moves to the following one.
+  __device__ __forceinline__ void start(Index item) {
+    slot_ = item / args_.value_heads;
+    head_ = static_cast<int>(item - slot_ * args_.value_heads);
+    record_ = args_.records + item * C::record.bytes();
+    find();
   }
-  __device__ __forceinline__ int head_of(Index item) const { return static_cast<int>(item % args_.value_heads); }
+  __device__ __forceinline__ void next() {
+    record_ += C::record.bytes();
+    if (++head_ == args_.value_heads) {
+      head_ = 0;
+      ++slot_;
+      find();
+    }
+  }
+  __device__ __forceinline__ void find() {
+    chunk_ = slot_ < slots(args_.tokens, args_.sequences) ? find_chunk(args_.offsets, args_.tokens, args_.sequences, slot_) : ChunkRange{0, 0};
+  }
 
-  /// Starts reading an item's q, k and gate.
-  __device__ __forceinline__ void load(Index item) {
-    const ChunkRange chunk = range(item);
-    const int head = head_of(item);
-    tokens_ = chunk.tokens;
-    first_ = chunk.first;
-    if (tokens_ == 0) return;
-    const Index key_row = chunk.first * args_.heads + head / (args_.value_heads / args_.heads);
-    inputs_.q.load(args_.q + key_row * K + channel_, args_.heads * K, lane_, tokens_);
-    inputs_.k.load(args_.k + key_row * K + channel_, args_.heads * K, lane_, tokens_);
-    if constexpr (decay == Decay::per_channel)
-      inputs_.gate.load(args_.gate + (chunk.first * args_.value_heads + head) * K + channel_, args_.value_heads * K, lane_, tokens_);
+  /// Starts reading the current item's q and k.
+  __device__ __forceinline__ void load_keys(int buffer) {
+    if (chunk_.tokens > 0) {
+      const Index row = chunk_.first * args_.heads + head_ / (args_.value_heads / args_.heads);
+      Keys& keys = inputs_.keys[buffer];
+      keys.q.load(args_.q + row * K + channel_, args_.heads * K, lane_, chunk_.tokens);
+      keys.k.load(args_.k + row * K + channel_, args_.heads * K, lane_, chunk_.tokens);
+    }
+    ptx::copy_commit();
+  }
+  /// Starts reading the rest of the current item: its gate, and the few values kept in registers.
+  __device__ __forceinline__ void load_rest() {
+    if constexpr (key_buffers == 1) load_keys(0);
+    if (chunk_.tokens > 0) {
+      if constexpr (decay == Decay::per_channel)
+        inputs_.gate.load(args_.gate + (chunk_.first * args_.value_heads + head_) * K + channel_, args_.value_heads * K, lane_, chunk_.tokens);
+      if constexpr (raw_gate) fetched_.A_log = args_.A_log[head_];
+      if constexpr (raw_gate && decay == Decay::per_channel) {
+#pragma unroll
+        for (int step = 0; step < steps; ++step)
+          fetched_.bias[step] = __ldg(reinterpret_cast<const float4*>(args_.dt_bias + head_ * K + channel_ + 16 * step + 4 * lane_.c));
+      }
+      if constexpr (C::Update::uses_beta)
+        if (lane_.index < chunk_.tokens) fetched_.beta = ptx::to_float(args_.beta[(chunk_.first + lane_.index) * args_.value_heads + head_]);
+    }
     ptx::copy_commit();
   }
 
   /// Norms and q.k of each token from the diagonals of q q^T, q k^T and k k^T (exact products of 16-bit inputs), and its strengths.
-  __device__ __forceinline__ void token_factors(int m, Index item, int tokens, std::byte* record) {
-    ptx::copy_wait<0>();
+  __device__ __forceinline__ void token_factors(int m, int buffer, const ChunkRange& chunk, int head, std::byte* record, const Fetched& fetched) {
+    if constexpr (key_buffers == 2) ptx::copy_wait<1>();
+    else ptx::copy_wait<0>();
     __syncwarp();
+    const Keys& keys = inputs_.keys[buffer];
+    const int tokens = chunk.tokens;
     const int diagonal = 4 * lane_.r + lane_.r / 2;  // the lane that holds column r of row r
     const bool odd = lane_.r & 1;
 #pragma unroll
@@ -208,7 +272,7 @@ template <class C, class P> class Preparation {
       float qq[4] = {}, kx[4] = {};
 #pragma unroll
       for (int i = 0; i < steps; ++i) {
-        const uint2 q = inputs_.q.read(lane_, s, i), k = inputs_.k.read(lane_, s, i);
+        const uint2 q = keys.q.read(lane_, s, i), k = keys.k.read(lane_, s, i);
         ptx::mma<T>(qq, q.x, 0, q.y, 0, q.x, q.y);
         ptx::mma<T>(kx, q.x, k.x, q.y, k.y, k.x, k.y);
       }
@@ -237,30 +301,24 @@ template <class C, class P> class Preparation {
       out.qk[token] = sum(2) * q_factor * k_factor;
     } else if (warp_ == 1) {
       const float norm2 = sum(1), k_factor = factor(norm2), used = norm2 * k_factor * k_factor;
-      const float beta = token < tokens ? token_beta(item, token) : 0.f;
+      const float beta = args_.beta_logit ? ptx::reciprocal(1.f + ptx::exp2(-ptx::log2_e * fetched.beta)) : fetched.beta;
       const float write = token < tokens ? C::Update::template write<float>(beta, used) : 0.f;
       out.erase[token] = token < tokens ? C::Update::template erase<float>(beta, used) : 0.f;
       out.column[token] = C::strength == Strength::two ? 1.f : write;
       if constexpr (C::strength == Strength::two) reinterpret_cast<float*>(record + C::record.w())[token] = write;
     } else if (warp_ == 2) {
-      if constexpr (decay == Decay::per_head) scalar_decays(item, tokens);
+      if constexpr (decay == Decay::per_head) scalar_decays(chunk, head, fetched);
+    } else if (token == 0) {
+      out.record = record;
     }
     __syncthreads();
   }
-  __device__ __forceinline__ float token_beta(Index item, int token) const {
-    if constexpr (C::Update::uses_beta) {
-      const float x = ptx::to_float(args_.beta[(first_ + token) * args_.value_heads + head_of(item)]);
-      return args_.beta_logit ? ptx::reciprocal(1.f + ptx::exp2(-ptx::log2_e * x)) : x;
-    } else {
-      return 0.f;
-    }
-  }
-  __device__ __forceinline__ float rate(int head) const { return raw_gate ? __expf(args_.A_log[head]) : 0.f; }
+  __device__ __forceinline__ static float rate(const Fetched& fetched) { return raw_gate ? __expf(fetched.A_log) : 0.f; }
 
-  __device__ __forceinline__ void scalar_decays(Index item, int tokens) {
-    const int token = lane_.index, head = head_of(item);
-    const DecayFactor<typename C::Gate> factor(rate(head), raw_gate ? args_.dt_bias[head] : 0.f);
-    const float alpha = token < tokens ? factor(ptx::to_float(args_.gate[(first_ + token) * args_.value_heads + head])) : 1.f;
+  __device__ __forceinline__ void scalar_decays(const ChunkRange& chunk, int head, const Fetched& fetched) {
+    const int token = lane_.index;
+    const DecayFactor<typename C::Gate> factor(rate(fetched), raw_gate ? args_.dt_bias[head] : 0.f);
+    const float alpha = token < chunk.tokens ? factor(ptx::to_float(args_.gate[(chunk.first + token) * args_.value_heads + head])) : 1.f;
     float prefix = alpha, suffix = __shfl_down_sync(0xFFFFFFFFu, alpha, 1);
     if (token == 31) suffix = 1.f;
 #pragma unroll
@@ -289,22 +347,20 @@ template <class C, class P> class Preparation {
   }
 
   /// This warp's part of M and Z; writes its channels of kd, qd, kg and a.
-  __device__ __forceinline__ Tiles multiply(int m, Index item, int tokens, std::byte* record) {
+  __device__ __forceinline__ Tiles multiply(int m, int buffer, const ChunkRange& chunk, std::byte* record, const Fetched& fetched) {
     const Tokens& token = storage_.tokens[m];
+    const Keys& keys = inputs_.keys[buffer];
+    const int tokens = chunk.tokens;
     if constexpr (decay == Decay::per_channel) {
-      const int head = head_of(item);
-      const float head_rate = rate(head);
+      const float head_rate = rate(fetched);
       BinarySplitting<Operand> splitting;
 #pragma unroll 1
       for (int step = 0; step < steps; ++step) {
-        float bias[4] = {};
-        if constexpr (raw_gate) {
-          const float4 b = __ldg(reinterpret_cast<const float4*>(args_.dt_bias + head * K + channel_ + 16 * step + 4 * lane_.c));
-          bias[0] = b.x, bias[1] = b.y, bias[2] = b.z, bias[3] = b.w;
-        }
+        const float4 b = step == 0 ? fetched.bias[0] : fetched.bias[steps - 1];
+        const float bias[4] = {b.x, b.y, b.z, b.w};
         Quad q[4], k[4];
         float prefix[4][4], suffix[4][4], total[4];
-        read_operands(q, k, token, step);
+        read_operands(q, k, keys, token, step);
 #pragma unroll
         for (int s = 0; s < 4; ++s) {
           inputs_.gate.read(prefix[s], lane_, s, step);
@@ -343,7 +399,7 @@ template <class C, class P> class Preparation {
 #pragma unroll 1
       for (int step = 0; step < steps; ++step) {
         Quad q[4], k[4];
-        read_operands(q, k, token, step);
+        read_operands(q, k, keys, token, step);
 #pragma unroll
         for (int s = 0; s < 4; ++s)
 #pragma unroll
@@ -353,11 +409,11 @@ template <class C, class P> class Preparation {
       return tiles;
     }
   }
-  __device__ __forceinline__ void read_operands(Quad (&q)[4], Quad (&k)[4], const Tokens& token, int step) const {
+  __device__ __forceinline__ void read_operands(Quad (&q)[4], Quad (&k)[4], const Keys& keys, const Tokens& token, int step) const {
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
-      q[s] = scaled_operand(inputs_.q, s, step, token.q_factor[8 * s + lane_.r]);
-      k[s] = scaled_operand(inputs_.k, s, step, token.k_factor[8 * s + lane_.r]);
+      q[s] = scaled_operand(keys.q, s, step, token.q_factor[8 * s + lane_.r]);
+      k[s] = scaled_operand(keys.k, s, step, token.k_factor[8 * s + lane_.r]);
     }
   }
   /// kd, qd, kg and a of 16 channels.
@@ -387,12 +443,15 @@ template <class C, class P> class Preparation {
     *reinterpret_cast<uint2*>(at) = make_uint2(x.word[0], x.word[1]);
   }
 
-  /// Sums the warps' parts, a few tiles each.
-  __device__ __forceinline__ void reduce(int m) {
+  /// Sums the warps' parts, a few tiles each; keeps M, writes Z.
+  __device__ __forceinline__ void reduce(int m, std::byte* record) {
+    const Tokens& token = storage_.tokens[m];
+    auto* z = reinterpret_cast<Word*>(record + C::record.z()) + lane_.index;
 #pragma unroll
     for (int first = 0; first < 10; first += P::warps) {
       const int tile = first + warp_;
       if (tile >= 10) break;
+      const int s = tile < 1 ? 0 : tile < 3 ? 1 : tile < 6 ? 2 : 3, t = tile - s * (s + 1) / 2;
       float4 x = storage_.partial[0][tile][lane_.index];
 #pragma unroll
       for (int w = 1; w < P::warps; ++w) {
@@ -400,50 +459,26 @@ template <class C, class P> class Preparation {
         x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
       }
       if constexpr (decay != Decay::per_channel) {
-        const int s = tile < 1 ? 0 : tile < 3 ? 1 : tile < 6 ? 2 : 3, t = tile - Tiles::at(s, 0);
         float2 between = {1.f, 1.f};
         if constexpr (decay == Decay::per_head)
           between = *reinterpret_cast<const float2*>(&storage_.scalar.between[8 * s + lane_.r][8 * t + 2 * lane_.c]);
         const bool keep0 = s > t || lane_.r > 2 * lane_.c, keep1 = s > t || lane_.r > 2 * lane_.c + 1;
         x = {keep0 ? x.x * between.x : 0.f, keep1 ? x.y * between.y : 0.f, keep0 ? x.z * between.x : 0.f, keep1 ? x.w * between.y : 0.f};
       }
-      storage_.tiles[m][tile][lane_.index] = x;
-    }
-  }
-
-  /// One warp completes one head: Z and T'.
-  __device__ __forceinline__ void finish(Index item) {
-    if (range(item).tokens == 0) return;
-    std::byte* record = args_.records + item * C::record.bytes();
-    const Tokens& token = storage_.tokens[warp_];
-    Tiles tiles;
-#pragma unroll
-    for (int i = 0; i < 10; ++i) {
-      const float4 x = storage_.tiles[warp_][i][lane_.index];
-      tiles.tile[i][0] = x.x, tiles.tile[i][1] = x.y, tiles.tile[i][2] = x.z, tiles.tile[i][3] = x.w;
-    }
-    auto* out = reinterpret_cast<Word*>(record + C::record.z()) + lane_.index;
-#pragma unroll
-    for (int s = 0; s < 4; ++s)
-#pragma unroll
-      for (int t = 0; t < 4; ++t) {
-        if (t > s) {
-          out[(s * 4 + t) * 32] = 0;
-          continue;
-        }
-        float z0 = tiles.tile[Tiles::at(s, t)][2], z1 = tiles.tile[Tiles::at(s, t)][3];
-        if (s == t) {
-          if (lane_.r == 2 * lane_.c) z0 = token.qk[8 * s + lane_.r];
-          if (lane_.r == 2 * lane_.c + 1) z1 = token.qk[8 * s + lane_.r];
-        }
-        if constexpr (C::strength == Strength::none && !C::unit_write) {
-          const float2 column = *reinterpret_cast<const float2*>(&token.column[8 * t + 2 * lane_.c]);
-          z0 *= column.x, z1 *= column.y;
-        }
-        out[(s * 4 + t) * 32] = ptx::pack<Operand>(z0, z1);
+      if constexpr (C::record.erases()) storage_.tiles[m][tile][lane_.index] = make_float2(x.x, x.y);
+      if (s == t) {
+        const float qk = token.qk[8 * s + lane_.r];
+        if (lane_.r == 2 * lane_.c) x.z = qk;
+        if (lane_.r == 2 * lane_.c + 1) x.w = qk;
       }
-    if constexpr (C::record.erases())
-      write_inverse<Operand>(lane_, tiles, token.erase, token.column, storage_.inverse[warp_], record + C::record.t());
+      if constexpr (C::strength == Strength::none && !C::unit_write) {
+        const float2 column = *reinterpret_cast<const float2*>(&token.column[8 * t + 2 * lane_.c]);
+        x.z *= column.x, x.w *= column.y;
+      }
+      z[(4 * s + t) * 32] = ptx::pack<Operand>(x.z, x.w);
+    }
+    if (warp_ < 3)  // above the diagonal: cores (0, 1..3), (1, 2..3), (2, 3)
+      for (int t = warp_ + 1; t < 4; ++t) z[(4 * warp_ + t) * 32] = 0;
   }
 
   const PrepareArguments<T, G>& args_;
@@ -451,8 +486,11 @@ template <class C, class P> class Preparation {
   Lane lane_;
   int warp_, channel_;  ///< the warp's first channel
   Inputs& inputs_;
-  int tokens_ = 0;   ///< of the item loaded last
-  Index first_ = 0;  ///< its first token
+  Index slot_ = 0;  ///< the current item: slot, head, tokens, record
+  int head_ = 0;
+  ChunkRange chunk_ = {0, 0};
+  std::byte* record_ = nullptr;
+  Fetched fetched_;
 };
 
 /// Blocks take the work items from the end, so that the records written last, which are still in L2, are those read first.
