@@ -4,8 +4,9 @@ set(BRAID_CUDA_ARCHITECTURES "90a-real" CACHE STRING
   "Devices braid's own CUDA programs are built for, for example \"80-real;90a-real\"; wgmma needs 90a")
 
 function(braid_cuda_program target)
-  set_target_properties(${target} PROPERTIES CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON CUDA_ARCHITECTURES "${BRAID_CUDA_ARCHITECTURES}")
+  set_target_properties(${target} PROPERTIES CUDA_ARCHITECTURES "${BRAID_CUDA_ARCHITECTURES}")
+  # Not CUDA_STANDARD: CMake 3.25 does not know that nvcc 13 has C++20.
   # Explicit instantiations of kernels use extern shared arrays of one name and different alignment, which nvcc remarks on.
-  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-diag-suppress=1886>)
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 -diag-suppress=1886>)
   target_link_libraries(${target} PRIVATE braid CUDA::cudart_static)
 endfunction()
