@@ -128,7 +128,7 @@ template <class Model, class Ctx> class Generator {
         const auto count = std::min(options.prefill_chunk, static_cast<Index>(waiting.size()));
         if (count == 0) continue;
         tokens_.insert(tokens_.end(), waiting.begin(), waiting.begin() + count);
-        waiting.erase(waiting.begin() + count, waiting.end());
+        waiting.erase(waiting.begin(), waiting.begin() + count);
         offsets.push_back(offsets.back() + count);
         slots.push_back(r.sequence);
         more = more || !waiting.empty();
