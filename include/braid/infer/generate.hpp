@@ -16,7 +16,7 @@ namespace braid {
 
 /// How a sequence ended.
 enum class Finish : std::uint8_t {
-  length,  ///< `max_tokens` were generated, or the cache is full
+  length,  ///< `max_tokens` were generated, or the sequence has reached its capacity
   stop,    ///< one of `stop_tokens` was chosen (it is not part of the output)
   caller   ///< the callback said so
 };
@@ -27,7 +27,7 @@ struct GenerateOptions {
   std::vector<Token> stop_tokens;      ///< end a sequence
   Index prefill_chunk = 512;           ///< tokens of a prompt that go through the model at once, per sequence
   bool log_probabilities = false;      ///< of the output's tokens
-  bool prompt_log_probabilities = false;  ///< of the prompt's tokens but the first (takes logits at every position)
+  bool prompt_log_probabilities = false;  ///< of the tokens that wait, but a sequence's first (takes logits at every position)
 };
 
 /// One token as it is generated.
@@ -56,27 +56,30 @@ template <class Model, class Ctx> class Generator {
 
   /// `capacity`: the longest a sequence can get, prompt and output together.
   Generator(Ctx& ctx, const Model& model, Index sequences, Index capacity)
-      : ctx_(ctx), model_(model), cache_(model.cache(ctx, sequences, capacity)), pending_(static_cast<std::size_t>(sequences)),
+      : ctx_(ctx), model_(model), cache_(model.cache(ctx, sequences, capacity)), history_(static_cast<std::size_t>(sequences)),
         logits_(ctx.memory(), sequences, Model::config.vocab) {}
 
   Index sequences() const { return cache_.slots(); }
-  /// Tokens that a sequence has in its cache or waiting for it.
-  Index length(Index sequence) const { return cache_.length(sequence) + static_cast<Index>(pending(sequence).size()); }
+  /// Tokens of a sequence, prompts and outputs; those that its cache does not hold yet are waiting for it.
+  Index length(Index sequence) const {
+    check(sequence);
+    return std::ssize(history_[static_cast<std::size_t>(sequence)]);
+  }
   std::size_t cache_bytes() const { return cache_.bytes(); }
 
   /// Appends to the prompt of a sequence. Throws Error when it gets longer than the capacity.
   void append(Index sequence, std::span<const Token> tokens) {
-    require(sequence >= 0 && sequence < sequences(), "Generator::append", detail::text("a sequence below ", sequences()), sequence);
     require(length(sequence) + static_cast<Index>(tokens.size()) <= cache_.capacity(), "Generator::append",
             detail::text("at most ", cache_.capacity(), " tokens in a sequence"), length(sequence) + static_cast<Index>(tokens.size()));
     for (Token t : tokens)
       require(t >= 0 && t < Model::config.vocab, "Generator::append", detail::text("token ids below ", Model::config.vocab), t);
-    pending(sequence).insert(pending(sequence).end(), tokens.begin(), tokens.end());
+    history(sequence).insert(history(sequence).end(), tokens.begin(), tokens.end());
   }
   /// Forgets a sequence.
   void reset(Index sequence) {
+    check(sequence);
     cache_.reset(sequence);
-    pending(sequence).clear();
+    history(sequence).clear();
   }
 
   /// Generates for every sequence that has tokens waiting; the result has an entry for each of them, in order of sequence.
@@ -88,9 +91,10 @@ template <class Model, class Ctx> class Generator {
     require(options.max_tokens >= 0, "GenerateOptions::max_tokens", "a number >= 0", options.max_tokens);
     std::vector<Running> all;
     for (Index s = 0; s < sequences(); ++s)
-      if (!pending(s).empty()) {
+      if (!waiting(s).empty()) {
         all.push_back({s, Sampler(options.sampling, static_cast<std::uint64_t>(s)), {}, false});
-        all.back().sampler.observe(pending(s));
+        all.back().sampler.observe(history(s));
+        all.back().sampler.position() = static_cast<std::uint64_t>(length(s));  // a later turn draws other numbers
       }
     require(!all.empty(), "Generator::generate", "a sequence with tokens waiting", "none");
 
@@ -114,8 +118,11 @@ template <class Model, class Ctx> class Generator {
     bool done;
   };
 
-  std::vector<Token>& pending(Index s) { return pending_[static_cast<std::size_t>(s)]; }
-  const std::vector<Token>& pending(Index s) const { return pending_[static_cast<std::size_t>(s)]; }
+  void check(Index sequence) const {
+    require(sequence >= 0 && sequence < sequences(), "Generator", detail::text("a sequence below ", sequences()), sequence);
+  }
+  std::vector<Token>& history(Index s) { return history_[static_cast<std::size_t>(s)]; }
+  std::span<const Token> waiting(Index s) { return std::span<const Token>(history(s)).subspan(static_cast<std::size_t>(cache_.length(s))); }
 
   /// Feeds every prompt through the model, chunk by chunk; the logits of a sequence's last token end in its row of `logits_`.
   void prefill(std::vector<Running>& all, const GenerateOptions& options) {
@@ -124,14 +131,13 @@ template <class Model, class Ctx> class Generator {
       tokens_.clear();
       std::vector<Index> offsets{0}, slots;
       for (const Running& r : all) {
-        auto& waiting = pending(r.sequence);
-        const auto count = std::min(options.prefill_chunk, static_cast<Index>(waiting.size()));
+        const std::span<const Token> rest = waiting(r.sequence);
+        const Index count = std::min(options.prefill_chunk, std::ssize(rest));
         if (count == 0) continue;
-        tokens_.insert(tokens_.end(), waiting.begin(), waiting.begin() + count);
-        waiting.erase(waiting.begin(), waiting.begin() + count);
+        tokens_.insert(tokens_.end(), rest.begin(), rest.begin() + count);
         offsets.push_back(offsets.back() + count);
         slots.push_back(r.sequence);
-        more = more || !waiting.empty();
+        more = more || count < std::ssize(rest);
       }
       const Batch batch(std::move(offsets), std::move(slots));
       if (options.prompt_log_probabilities)
@@ -174,8 +180,7 @@ template <class Model, class Ctx> class Generator {
     std::vector<Index> offsets{0}, slots;
     for (const Running& r : all) {
       if (r.done) continue;
-      tokens_.push_back(pending(r.sequence).back());
-      pending(r.sequence).clear();
+      tokens_.push_back(history(r.sequence).back());
       offsets.push_back(offsets.back() + 1);
       slots.push_back(r.sequence);
     }
@@ -184,16 +189,15 @@ template <class Model, class Ctx> class Generator {
 
   /// Chooses the next token of every sequence that goes on, from its row of `logits_`.
   void choose(std::vector<Running>& all, const GenerateOptions& options, const TokenCallback& on_token) {
+    const auto ended = [&](const Running& r) {
+      return static_cast<Index>(r.result.tokens.size()) >= options.max_tokens || length(r.sequence) >= cache_.capacity();
+    };
     for (Running& r : all) {
+      r.done = r.done || ended(r);
       if (r.done) continue;
-      const bool full = cache_.length(r.sequence) >= cache_.capacity();
-      if (static_cast<Index>(r.result.tokens.size()) >= options.max_tokens || full) {
-        r.done = true;
-        continue;
-      }
       const auto logits = row(logits_.row(r.sequence));
       const Token token = r.sampler.next(logits, scratch_);
-      pending(r.sequence).assign(1, token);
+      history(r.sequence).push_back(token);
       if (std::find(options.stop_tokens.begin(), options.stop_tokens.end(), token) != options.stop_tokens.end()) {
         r.result.finish = Finish::stop;
         r.done = true;
@@ -202,10 +206,9 @@ template <class Model, class Ctx> class Generator {
       const double value = options.log_probabilities ? log_probability(logits, token) : 0;
       r.result.tokens.push_back(token);
       if (options.log_probabilities) r.result.log_probabilities.push_back(value);
-      if (on_token && !on_token({r.sequence, token, value})) {
-        r.result.finish = Finish::caller;
-        r.done = true;
-      }
+      const bool goes_on = !on_token || on_token({r.sequence, token, value});
+      if (!goes_on) r.result.finish = Finish::caller;
+      r.done = !goes_on || ended(r);  // the last token is not fed to the model: it waits for what comes next
     }
   }
 
@@ -214,7 +217,7 @@ template <class Model, class Ctx> class Generator {
   Ctx& ctx_;
   const Model& model_;
   typename Model::Cache cache_;
-  std::vector<std::vector<Token>> pending_;
+  std::vector<std::vector<Token>> history_;  // per sequence; the first cache_.length() tokens have been fed to the model
   Tensor<T, 2> logits_;  // [sequences, vocab], of each sequence's last token
   std::vector<Token> tokens_;
   Sampler::Scratch scratch_;
