@@ -1,0 +1,115 @@
+// Loading a checkpoint of several GB, beside the speed at which the page cache can be read. Not Google Benchmark: one pass takes
+// seconds, and the two must alternate so that a busy machine slows both.
+//
+//   load_checkpoint [GiB of weights in float, default 2] [folder for the files, default the system's temporary one]
+#include <braid/io/checkpoint.hpp>
+
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+
+#include <time.h>
+
+namespace fs = std::filesystem;
+using namespace braid;
+
+namespace {
+
+/// Square matrices of a given total size: all that loading sees of a model.
+struct Model {
+  using T = float;
+  static constexpr Index width = 4096;
+  std::vector<Param<T>> matrices;
+  ParamStorage<T> storage;
+  explicit Model(Index count) : matrices(static_cast<std::size_t>(count), Param<T>{{width, width}}), storage(cpu::host_memory(), *this) {}
+  template <class V> void visit(V&& v) {
+    for (std::size_t i = 0; i < matrices.size(); ++i) v("model.layers." + std::to_string(i) + ".weight", matrices[i]);
+  }
+};
+
+double seconds(auto&& f) {
+  const auto start = std::chrono::steady_clock::now();
+  f();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// Seconds of all processors' time spent in this process: steady on a busy machine, where the clock on the wall is not.
+double cpu_seconds() {
+  timespec t;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+struct Times {
+  std::vector<double> wall, cpu;
+  void add(auto&& f) {
+    const double start = cpu_seconds();
+    wall.push_back(seconds(f));
+    cpu.push_back(cpu_seconds() - start);
+  }
+};
+
+/// Reads every byte of a directory's files, on all threads, into memory that was touched before.
+void read_all(const fs::path& directory, unsigned char* to) {
+  const cpu::Context cpu;
+  std::vector<std::pair<io::MappedFile, std::uint64_t>> files;
+  std::uint64_t total = 0;
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    files.emplace_back(io::MappedFile(entry.path()), total);
+    total += files.back().first.size();
+  }
+  constexpr std::uint64_t step = 1 << 20;
+  for (const auto& [file, at] : files)
+    cpu::parallel_for(cpu, static_cast<Index>((file.size() + step - 1) / step), [&, &file = file, at = at](Index i) {
+      const std::uint64_t offset = static_cast<std::uint64_t>(i) * step;
+      file.read(offset, to + at + offset, static_cast<std::size_t>(std::min(step, file.size() - offset)));
+    });
+}
+
+/// A field of /proc/self/status in bytes.
+double status(const std::string& field) {
+  std::ifstream in("/proc/self/status");
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with(field)) return std::stod(line.substr(field.size() + 1)) * 1024;
+  return 0;
+}
+
+double median(std::vector<double> x) {
+  std::sort(x.begin(), x.end());
+  return x[x.size() / 2];
+}
+
+void measure(const fs::path& directory, Model& model, io::Stored stored, const char* name) {
+  std::vector<io::NamedArray<float>> arrays = io::detail::named_arrays<float>(model);
+  io::save_weights(arrays, directory, stored, std::uint64_t{1} << 30);
+  std::uint64_t bytes = 0;
+  for (const auto& entry : fs::directory_iterator(directory)) bytes += entry.file_size();
+  Times reading, loading;
+  {
+    std::vector<unsigned char> buffer(bytes, 1);
+    read_all(directory, buffer.data());  // warms the cache
+    for (int i = 0; i < 5; ++i) {
+      reading.add([&] { read_all(directory, buffer.data()); });
+      loading.add([&] { load_checkpoint(model, directory); });
+    }
+  }
+  std::ofstream("/proc/self/clear_refs") << 5;  // resets the peak
+  load_checkpoint(model, directory);
+  const double weights = static_cast<double>(model.storage.size()) * sizeof(float), gb = static_cast<double>(bytes) / 1e9;
+  const double read = median(reading.wall), load = median(loading.wall);
+  std::printf("%-4s %.2f GB in files; page cache %.2f GB/s, loading %.2f GB/s (%.0f %%; %.0f %% by processor time); peak %.3f of the weights\n",
+              name, gb, gb / read, gb / load, 100 * read / load, 100 * median(reading.cpu) / median(loading.cpu), status("VmHWM:") / weights);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const double gib = argc > 1 ? std::stod(argv[1]) : 2;
+  const fs::path folder = (argc > 2 ? fs::path(argv[2]) : fs::temp_directory_path()) / ("braid-load-" + std::to_string(::getpid()));
+  Model model(static_cast<Index>(gib * 16));  // 64 MiB each
+  for (Index i = 0; i < model.storage.size(); ++i) model.storage.values()[i] = static_cast<float>(i % 1000);
+  for (const auto& [stored, name] : {std::pair{io::Stored::f32, "F32"}, {io::Stored::bf16, "BF16"}, {io::Stored::f16, "F16"}, {io::Stored::f64, "F64"}}) {
+    measure(folder, model, stored, name);
+    fs::remove_all(folder);
+  }
+}
