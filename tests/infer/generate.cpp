@@ -198,6 +198,28 @@ TEST_CASE("the model sees no token that nobody asked for, and a turn's last toke
   CHECK_THROWS_AS(generator.generate(greedy_options(1)), Error);
 }
 
+TEST_CASE("a prompt that is broken off between chunks goes on later") {
+  cpu::Context ctx;
+  Parrot model;
+  Generator generator(ctx, model, 2, 64);
+  generator.append(0, std::vector<Token>{1, 2, 3, 4, 5, 6, 7});
+  generator.append(1, std::vector<Token>{8, 9});
+  auto options = greedy_options(4);
+  options.prefill_chunk = 3;
+  std::vector<Index> left;
+  const auto first = generator.generate(options, {}, [&](Index n) { return left.push_back(n), left.size() < 2; });
+  CHECK(left == std::vector<Index>{4, 1});
+  for (const Generated& g : first) {
+    CHECK(g.tokens.empty());
+    CHECK(g.finish == Finish::caller);
+  }
+  left.clear();
+  const auto second = generator.generate(options, {}, [&](Index n) { return left.push_back(n), true; });
+  REQUIRE(second.size() == 1);  // the other has nothing waiting
+  CHECK(second[0].tokens == greedy({1, 2, 3, 4, 5, 6, 7}, 4));
+  CHECK(left == std::vector<Index>{0});
+}
+
 TEST_CASE("later turns: the repetition penalty knows the whole sequence, and the draws are new") {
   cpu::Context ctx;
   Parrot model;

@@ -18,7 +18,7 @@ namespace braid {
 enum class Finish : std::uint8_t {
   length,  ///< `max_tokens` were generated, or the sequence has reached its capacity
   stop,    ///< one of `stop_tokens` was chosen (it is not part of the output)
-  caller   ///< the callback said so
+  caller   ///< a callback said so
 };
 
 struct GenerateOptions {
@@ -39,6 +39,9 @@ struct GeneratedToken {
 
 /// Called for every token; false ends that sequence.
 using TokenCallback = std::function<bool(const GeneratedToken&)>;
+/// Called after every chunk of the prompts with the number of tokens that still wait; false ends the generation, and they go on
+/// waiting.
+using PrefillCallback = std::function<bool(Index)>;
 
 /// What became of one sequence.
 struct Generated {
@@ -83,10 +86,8 @@ template <class Model, class Ctx> class Generator {
   }
 
   /// Generates for every sequence that has tokens waiting; the result has an entry for each of them, in order of sequence.
-  /// A generated token waits in turn, so a later `append` and `generate` continue where this one stopped. `on_prefilled` is
-  /// called once, when the prompts are done.
-  std::vector<Generated> generate(const GenerateOptions& options, const TokenCallback& on_token = {},
-                                  const std::function<void()>& on_prefilled = {}) {
+  /// A generated token waits in turn, so a later `append` and `generate` continue where this one stopped.
+  std::vector<Generated> generate(const GenerateOptions& options, const TokenCallback& on_token = {}, const PrefillCallback& on_prefill = {}) {
     require(options.prefill_chunk > 0, "GenerateOptions::prefill_chunk", "a number > 0", options.prefill_chunk);
     require(options.max_tokens >= 0, "GenerateOptions::max_tokens", "a number >= 0", options.max_tokens);
     std::vector<Running> all;
@@ -98,8 +99,7 @@ template <class Model, class Ctx> class Generator {
       }
     require(!all.empty(), "Generator::generate", "a sequence with tokens waiting", "none");
 
-    prefill(all, options);
-    if (on_prefilled) on_prefilled();
+    prefill(all, options, on_prefill);
     choose(all, options, on_token);
     while (std::any_of(all.begin(), all.end(), [](const Running& r) { return !r.done; })) {
       step(all);
@@ -125,9 +125,9 @@ template <class Model, class Ctx> class Generator {
   std::span<const Token> waiting(Index s) { return std::span<const Token>(history(s)).subspan(static_cast<std::size_t>(cache_.length(s))); }
 
   /// Feeds every prompt through the model, chunk by chunk; the logits of a sequence's last token end in its row of `logits_`.
-  void prefill(std::vector<Running>& all, const GenerateOptions& options) {
-    for (bool more = true; more;) {
-      more = false;
+  void prefill(std::vector<Running>& all, const GenerateOptions& options, const PrefillCallback& on_prefill) {
+    for (Index left = 1; left > 0;) {
+      left = 0;
       tokens_.clear();
       std::vector<Index> offsets{0}, slots;
       for (const Running& r : all) {
@@ -137,13 +137,20 @@ template <class Model, class Ctx> class Generator {
         tokens_.insert(tokens_.end(), rest.begin(), rest.begin() + count);
         offsets.push_back(offsets.back() + count);
         slots.push_back(r.sequence);
-        more = more || count < std::ssize(rest);
+        left += std::ssize(rest) - count;
       }
       const Batch batch(std::move(offsets), std::move(slots));
       if (options.prompt_log_probabilities)
         forward_all(all, batch);
       else
         forward_last(batch);
+      if (on_prefill && !on_prefill(left)) {
+        for (Running& r : all) {
+          r.done = true;
+          r.result.finish = Finish::caller;
+        }
+        return;
+      }
     }
   }
 
