@@ -13,16 +13,15 @@ int main(int argc, char** argv) try {
   braid::GenerateOptions options;
   options.max_tokens = 1024;
   options.sampling.temperature = 0.6;
-  CLI::App app{"Talks with the model of a checkpoint directory. /reset forgets the conversation, /exit (or the end of the input) "
-               "leaves, Ctrl-C stops the model's turn."};
-  app.add_option("directory", directory, "config.json, safetensors, tiktoken.model and a chat template")
-      ->required()
-      ->check(CLI::ExistingDirectory);
+  CLI::App app{"Talks with the model of a checkpoint directory. /reset forgets the conversation, /exit or the end of the input leaves;\n"
+               "Ctrl-C stops the model's turn, twice leaves. " + std::string(exit_codes)};
+  app.add_option("directory", directory, "config.json, safetensors, tiktoken.model and a chat template")->required();
   app.add_option("--system", system, "system message in place of the template's");
-  app.add_option("--capacity", capacity, "longest conversation, in tokens")->capture_default_str()->check(CLI::PositiveNumber);
+  app.add_option("--capacity", capacity, "longest conversation, in tokens")->capture_default_str()->check(token_counts);
   add_sampling_options(app, options);
-  CLI11_PARSE(app, argc, argv);
+  if (const auto code = parse(app, argc, argv)) return *code;
 
+  require_own_type(directory);
   const auto tokenizer = braid::io::Tokenizer::load(directory);
   const auto chat = system.empty() ? braid::ChatTemplate::load(tokenizer, directory) : braid::ChatTemplate(tokenizer, system);
   options.stop_tokens = end_tokens(tokenizer, directory);
@@ -32,40 +31,40 @@ int main(int argc, char** argv) try {
   load_with_progress(model, directory);
   braid::Generator generator(cpu, model, 1, capacity);
 
+  std::cerr << "/reset forgets the conversation, /exit leaves, Ctrl-C stops a turn\n";
   Interrupt interrupt;
-  bool fresh = true;
   for (std::string line;;) {
     std::cerr << "> " << std::flush;
     if (!std::getline(std::cin, line) || line == "/exit") break;
     Interrupt::take();
     if (line == "/reset") {
       generator.reset(0);
-      fresh = true;
       continue;
     }
     if (line.empty()) continue;
     const braid::Message message{braid::Speaker::user, line};
     std::vector<braid::Token> turn;
-    if (fresh)
+    if (generator.length(0) == 0) {
       turn = chat.encode({&message, 1});
-    else {
+    } else {
       chat.append(message, turn);
       chat.begin(braid::Speaker::assistant, turn);
     }
-    const braid::Index room = generator.sequences() ? capacity - generator.length(0) - static_cast<braid::Index>(turn.size()) : 0;
-    if (room < 1) {
+    if (generator.length(0) + std::ssize(turn) >= capacity) {
       std::cerr << "the conversation is full (" << capacity << " tokens): /reset begins another, --capacity gives more room\n";
       continue;
     }
     generator.append(0, turn);
-    fresh = false;
 
     braid::TextOutput output(tokenizer);
     Stopwatch watch;
-    const auto result = generator.generate(options, [&](const braid::GeneratedToken& t) {
-      std::cout << output.push(t.token) << std::flush;
-      return !Interrupt::take();
-    });
+    const auto result = generator.generate(
+        options,
+        [&](const braid::GeneratedToken& t) {
+          std::cout << output.push(t.token) << std::flush;
+          return !Interrupt::take();
+        },
+        [](braid::Index) { return !Interrupt::take(); });
     std::cout << output.finish() << std::endl;
     // A turn that was cut short, by Ctrl-C or by its length, is closed as the model would have closed it.
     if (result.front().finish != braid::Finish::stop && generator.length(0) < capacity) {

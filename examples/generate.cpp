@@ -12,22 +12,24 @@ int main(int argc, char** argv) try {
   std::vector<std::string> stop;
   bool logprobs = false, bos = false, special = false;
   braid::GenerateOptions options;
-  CLI::App app{"Continues a text with the model of a checkpoint directory. The text goes to standard output, figures to standard error."};
-  app.add_option("directory", directory, "config.json, safetensors and tiktoken.model")->required()->check(CLI::ExistingDirectory);
+  CLI::App app{"Continues a text with the model of a checkpoint directory. The text goes to standard output, figures to standard error;\n"
+               "Ctrl-C ends it. " + std::string(exit_codes)};
+  app.add_option("directory", directory, "config.json, safetensors, tiktoken.model and tokenizer_config.json")->required();
   app.add_option("prompt", prompt, "the beginning of the text; - reads it from standard input")->required();
   app.add_option("--stop", stop, "end at this string (may be repeated)");
   app.add_flag("--logprobs", logprobs, "print every token of prompt and output with its log-probability instead of the text");
   app.add_flag("--bos", bos, "begin with the tokenizer's beginning-of-text token");
   app.add_flag("--special", special, "names of special tokens in the prompt are special tokens");
   add_sampling_options(app, options);
-  CLI11_PARSE(app, argc, argv);
+  if (const auto code = parse(app, argc, argv)) return *code;
 
+  require_own_type(directory);
   if (prompt == "-") prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
   const auto tokenizer = braid::io::Tokenizer::load(directory);
   std::vector<braid::Token> tokens;
   if (bos && tokenizer.bos()) tokens.push_back(*tokenizer.bos());
   tokenizer.encode(prompt, tokens, special ? braid::io::Special::parse : braid::io::Special::as_text);
-  braid::require(!tokens.empty(), "generate", "a prompt of at least one token (or --bos)", "an empty one");
+  braid::require(!tokens.empty(), "prompt", "a prompt of at least one token (or --bos)", "an empty one");
 
   braid::cpu::Context cpu;
   Model model(cpu);
@@ -39,6 +41,8 @@ int main(int argc, char** argv) try {
   generator.append(0, tokens);
   braid::TextOutput output(tokenizer, stop);
   Interrupt interrupt;
+  bool interrupted = false;
+  const auto goes_on = [&] { return !(interrupted = interrupted || Interrupt::take()); };
   Stopwatch watch;
   double prefill_seconds = 0;
   if (!logprobs) std::cout << prompt << std::flush;
@@ -47,9 +51,12 @@ int main(int argc, char** argv) try {
       [&](const braid::GeneratedToken& t) {
         const std::string text = output.push(t.token);
         if (!logprobs) std::cout << text << std::flush;
-        return !output.stopped() && !Interrupt::take();
+        return goes_on() && !output.stopped();
       },
-      [&] { prefill_seconds = watch.lap(); });
+      [&](braid::Index left) {
+        if (left == 0) prefill_seconds = watch.lap();
+        return goes_on();
+      });
   const double decode_seconds = watch.lap();
   if (!logprobs) std::cout << output.finish() << std::endl;
 
@@ -59,9 +66,12 @@ int main(int argc, char** argv) try {
     for (std::size_t i = 0; i < generated.prompt_log_probabilities.size(); ++i) line(tokens[i + 1], generated.prompt_log_probabilities[i]);
     for (std::size_t i = 0; i < generated.tokens.size(); ++i) line(generated.tokens[i], generated.log_probabilities[i]);
   }
+  // The first token comes from the prompt's logits; every step after that gives one more, an end token too.
+  const std::size_t drawn = generated.tokens.size() + (generated.finish == braid::Finish::stop), steps = drawn - (drawn > 0);
   const auto rate = [](std::size_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0; };
   std::fprintf(stderr, "prefill %zu tokens, %.1f tokens/s; decode %zu tokens, %.1f tokens/s\n", tokens.size(),
-               rate(tokens.size(), prefill_seconds), generated.tokens.size(), rate(generated.tokens.size(), decode_seconds));
+               rate(tokens.size(), prefill_seconds), generated.tokens.size(), rate(steps, decode_seconds));
+  return interrupted ? 130 : 0;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "generate: %s\n", error.what());
   return 1;
