@@ -98,6 +98,14 @@ struct Tensors {
     write_weights(directory, sources, shard);
   }
 };
+
+/// One parameter of 16 MiB: many blocks.
+struct Large {
+  using T = float;
+  Param<T> p{{1 << 22}};
+  ParamStorage<T> storage{cpu::host_memory(), *this};
+  void visit(auto&& v) { v("large", p); }
+};
 }  // namespace
 
 TEST_CASE("every variation of names and shapes fills the same parameters") {
@@ -214,8 +222,21 @@ TEST_CASE("one Error lists all that does not fit") {
   CHECK(has(error, "missing: model.layers.1.block_sparse_moe.experts.0.w2.weight, model.norm.weight"));
   CHECK(has(error, "unexpected: extra"));
   CHECK(has(error, "more than once: model.layers.1.mlp.experts.1.gate_proj.weight and"));
-  CHECK(has(error, "wrong shape: model.layers.0.self_attn.f_a_proj.weight F32 [4, 3] for [3, 4]"));
+  CHECK(has(error, "wrong dtype or shape: model.layers.0.self_attn.f_a_proj.weight F32 [4, 3] for [3, 4]"));
   CHECK_FALSE(has(error, "A_log"));
+}
+
+TEST_CASE("integers are not weights") {  // whatever they mean (quantised values, most likely), it is not their number
+  Folder folder("checkpoint");
+  Model<float> model;
+  Tensors tensors(model);
+  tensors.remove("model.norm");
+  std::vector<TensorSource> sources;
+  for (const auto& e : tensors.list) sources.push_back(tensor_source(e.name, e.shape, e.data.data()));
+  const std::int8_t quantised[4] = {1, 2, 3, 4};
+  sources.push_back(tensor_source("model.norm.weight", {4}, quantised));
+  write_weights(folder.path, sources, 1 << 20);
+  CHECK(has(error_of([&] { load_checkpoint(model, folder.path); }), "wrong dtype or shape: model.norm.weight I8 [4] for [4]"));
 }
 
 TEST_CASE("NaN and infinite weights are named") {
@@ -307,6 +328,18 @@ TEST_CASE("the links of a Hugging Face cache are followed") {
   Model<float> other;
   load_checkpoint(other, snapshot);
   CHECK_EQ(other.values(), model.values());
+}
+
+TEST_CASE("a file that shrinks while it is being loaded") {
+  Large model;
+  for (int threads : {1, 2}) {
+    Folder folder("checkpoint");
+    write_safetensors(folder / "model.safetensors", std::vector{tensor_source("large", {1 << 22}, model.p.value)});
+    LoadOptions options;
+    options.threads = threads;
+    options.progress = [&](std::uint64_t, std::uint64_t) { fs::resize_file(folder / "model.safetensors", 1000); };
+    CHECK(has(error_of([&] { load_checkpoint(model, folder.path, options); }), "model.safetensors: expected 16777"));
+  }
 }
 
 TEST_CASE("a truncated shard") {

@@ -5,6 +5,7 @@
 // order: per product about sqrt(terms) * 2^-24, a few 1e-7, grown by the layers' gains; 1e-4 leaves room for 27 layers. Weights
 // stored in bf16 are exact in float, so storage adds nothing.
 #include <braid/braid.hpp>
+#include <braid/infer/generate.hpp>
 #include <braid/io/checkpoint.hpp>
 
 #include <io/folder.hpp>
@@ -112,9 +113,23 @@ struct Expected {
   Index sequences, length;
   std::vector<Token> ids;
   std::vector<float> logits;
+  std::vector<Token> generated;  // `total` per sequence: the first `prompt` of its ids and the greedy continuation
+  Index total, prompt = 0;
   explicit Expected(const fs::path& directory)
       : file(directory / "expected.safetensors"), sequences(file.at("input_ids").shape[0]), length(file.at("input_ids").shape[1]),
-        ids(file.read<Token>("input_ids")), logits(file.read<float>("logits")) {}
+        ids(file.read<Token>("input_ids")), logits(file.read<float>("logits")), generated(file.read<Token>("generated")),
+        total(file.at("generated").shape[1]) {
+    const auto same = [&](Index t) {
+      for (Index s = 0; s < sequences; ++s)
+        if (generated_row(s)[static_cast<std::size_t>(t)] != ids[static_cast<std::size_t>(s * length + t)]) return false;
+      return true;
+    };
+    while (prompt < std::min(total, length) && same(prompt)) ++prompt;
+    REQUIRE_LT(prompt, total);
+  }
+  std::span<const Token> generated_row(Index s) const {
+    return std::span(generated).subspan(static_cast<std::size_t>(s * total), static_cast<std::size_t>(total));
+  }
 };
 
 template <class Model> void check_forward(cpu::Context& cpu, const Model& model, const Expected& expected) {
@@ -164,25 +179,15 @@ template <class Model> void check_chunks(cpu::Context& cpu, const Model& model, 
 }
 
 template <class Model> void check_generated(cpu::Context& cpu, const Model& model, const Expected& expected) {
-  const auto generated = expected.file.read<Token>("generated");
-  const Index total = expected.file.at("generated").shape[1], sequences = expected.sequences;
-  const auto at = [&](Index s, Index t) { return generated[static_cast<std::size_t>(s * total + t)]; };
-  Index prompt = 0;  // as far as the input ids go along
-  const auto same = [&](Index t) {
-    for (Index s = 0; s < sequences; ++s)
-      if (at(s, t) != expected.ids[static_cast<std::size_t>(s * expected.length + t)]) return false;
-    return true;
-  };
-  while (prompt < std::min(total, expected.length) && same(prompt)) ++prompt;
-  REQUIRE_LT(prompt, total);
-
+  const Index total = expected.total, sequences = expected.sequences;
+  const auto at = [&](Index s, Index t) { return expected.generated_row(s)[static_cast<std::size_t>(t)]; };
   auto cache = model.cache(cpu, sequences, total);
   Tensor<float, 2> logits(cpu.memory(), sequences, Index{Model::config.vocab});
   std::vector<Token> tokens;
   for (Index s = 0; s < sequences; ++s)
-    for (Index t = 0; t < prompt; ++t) tokens.push_back(at(s, t));
-  model.next_logits(cpu, tokens, Batch(sequences, prompt), cache, logits.view());
-  for (Index t = prompt; t < total; ++t) {
+    for (Index t = 0; t < expected.prompt; ++t) tokens.push_back(at(s, t));
+  model.next_logits(cpu, tokens, Batch(sequences, expected.prompt), cache, logits.view());
+  for (Index t = expected.prompt; t < total; ++t) {
     tokens.clear();
     for (Index s = 0; s < sequences; ++s) {
       const float* row = logits.row(s);
@@ -190,6 +195,22 @@ template <class Model> void check_generated(cpu::Context& cpu, const Model& mode
       REQUIRE_EQ(tokens.back(), at(s, t));
     }
     if (t + 1 < total) model.next_logits(cpu, tokens, Batch(sequences, Index{1}), cache, logits.view());
+  }
+}
+
+/// The same continuations from prompts of unequal length, in one batch and in chunks.
+template <class Model> void check_generator(cpu::Context& cpu, const Model& model, const Expected& expected) {
+  Generator generator(cpu, model, expected.sequences, expected.total);
+  const auto prompt = [&](Index s) { return static_cast<std::size_t>(expected.prompt + 3 * s); };
+  for (Index s = 0; s < expected.sequences; ++s) generator.append(s, expected.generated_row(s).first(prompt(s)));
+  GenerateOptions options;
+  options.sampling = Sampling::greedy();
+  options.max_tokens = expected.total;  // the capacity comes first
+  options.prefill_chunk = 5;
+  const auto results = generator.generate(options);
+  for (Index s = 0; s < expected.sequences; ++s) {
+    const auto rest = expected.generated_row(s).subspan(prompt(s));
+    CHECK(results[static_cast<std::size_t>(s)].tokens == std::vector<Token>(rest.begin(), rest.end()));
   }
 }
 
@@ -233,6 +254,7 @@ template <Config C> void check(const fs::path& directory, const std::string& nam
   check_forward(cpu, model, expected);
   for (Index chunk : {Index{1}, Index{7}, Index{16}, expected.length}) check_chunks(cpu, model, expected, chunk);
   check_generated(cpu, model, expected);
+  check_generator(cpu, model, expected);
   check_saving(cpu, model, expected, name);
 }
 }  // namespace

@@ -63,7 +63,7 @@ struct Complaints {
     part("missing", missing);
     part("unexpected", unexpected);
     part("more than once", duplicate);
-    part("wrong shape", shape);
+    part("wrong dtype or shape", shape);
     require(found.empty(), where, "exactly the model's tensors", found);
   }
 };
@@ -122,8 +122,9 @@ std::vector<Transfer<T>> match(const std::vector<NamedArray<T>>& arrays, const W
       }
       StoredPiece& source = found->second;
       source.used = true;
-      if (source.piece.shape != piece.shape || !readable_as<T>(source.entry.tensor->type))
-        Complaints::add(complaints.shape, source.entry.tensor->name + " " + std::string(name_of(source.entry.tensor->type)) + " " +
+      const Stored type = source.entry.tensor->type;
+      if (source.piece.shape != piece.shape || !readable_as<T>(type) || is_float(type) != std::floating_point<T>)
+        Complaints::add(complaints.shape, source.entry.tensor->name + " " + std::string(name_of(type)) + " " +
                                               shape_text(source.entry.tensor->shape) + " for " + shape_text(array.shape));
       else
         transfers.push_back({source.entry, source.piece.first, piece.count, array.value + piece.first});
@@ -174,7 +175,7 @@ template <class T> std::set<std::string> run(const std::vector<Transfer<T>>& wor
 }  // namespace detail
 
 /// Fills `arrays` from the tensors of a directory, converting to T. Throws one Error that lists every tensor that is missing,
-/// unexpected, there twice, of the wrong shape, or (after reading) not finite.
+/// unexpected, there twice, of the wrong dtype or shape, or (after reading) not finite.
 template <class T>
 BRAID_NOINLINE void load_weights(const std::vector<NamedArray<T>>& arrays, const std::filesystem::path& directory, bool tied,
                                  const LoadOptions& options) {

@@ -65,11 +65,6 @@ class MappedFile {
     }
   }
 
-  /// Tells the kernel that a range will be read soon.
-  void prefetch(std::uint64_t offset, std::uint64_t count) const {
-    ::posix_fadvise(descriptor_, static_cast<off_t>(offset), static_cast<off_t>(count), POSIX_FADV_WILLNEED);
-  }
-
   /// The whole file in memory, without a copy. Valid while this object lives and as long as nobody shortens the file: use it
   /// only for files under your own control.
   std::span<const unsigned char> map() {

@@ -86,8 +86,6 @@ class SafetensorsFile {
     file_.read(data_ + tensor.begin + first, to, count);
   }
 
-  void prefetch(const TensorInfo& tensor) const { file_.prefetch(data_ + tensor.begin, tensor.end - tensor.begin); }
-
  private:
   /// Through a block that stays in the cache.
   template <class From, class T> void read_converted(const TensorInfo& tensor, std::uint64_t offset, Index count, T* to) const {
