@@ -141,7 +141,7 @@ std::vector<Transfer<T>> match(const std::vector<NamedArray<T>>& arrays, const W
 
 /// Cuts long runs into blocks that stay in the cache between being read and being checked, in the order of the files.
 template <class T> std::vector<Transfer<T>> blocks(const std::vector<Transfer<T>>& transfers) {
-  constexpr Index step = 1 << 18;
+  constexpr Index step = 1 << 17;
   std::vector<Transfer<T>> out;
   for (const Transfer<T>& t : transfers)
     for (Index i = 0; i < t.count; i += step) out.push_back({t.from, t.first + i, std::min(step, t.count - i), t.to + i});

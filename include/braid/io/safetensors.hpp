@@ -5,6 +5,7 @@
 #include <braid/io/header.hpp>
 #include <braid/io/mapped_file.hpp>
 
+#include <memory>
 #include <span>
 #include <unordered_map>
 
@@ -87,15 +88,15 @@ class SafetensorsFile {
   }
 
  private:
-  /// Through a block that stays in the cache.
+  /// Through a block that stays in the second-level cache: smaller ones cost more calls, larger ones leave it.
   template <class From, class T> void read_converted(const TensorInfo& tensor, std::uint64_t offset, Index count, T* to) const {
     if constexpr (readable_as<T>(stored_type<From>)) {
-      alignas(64) unsigned char block[1 << 15];
-      constexpr Index step = static_cast<Index>(sizeof block / sizeof(From));
+      constexpr Index step = Index{1 << 18} / static_cast<Index>(sizeof(From));
+      const auto block = std::make_unique_for_overwrite<unsigned char[]>(static_cast<std::size_t>(std::min(step, count)) * sizeof(From));
       for (Index i = 0; i < count; i += step) {
         const auto n = static_cast<std::size_t>(std::min(step, count - i));
-        file_.read(offset + static_cast<std::uint64_t>(i) * sizeof(From), block, n * sizeof(From));
-        require(convert_array<T, From>(block, to + i, n), path() + ": tensor " + tensor.name,
+        file_.read(offset + static_cast<std::uint64_t>(i) * sizeof(From), block.get(), n * sizeof(From));
+        require(convert_array<T, From>(block.get(), to + i, n), path() + ": tensor " + tensor.name,
                 braid::detail::text("values that fit into ", name_of(stored_type<T>)), "a larger one");
       }
     }
