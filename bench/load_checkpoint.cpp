@@ -63,6 +63,13 @@ void read_all(const fs::path& directory, std::span<unsigned char> to) {
   }
 }
 
+/// Writes every byte on all threads.
+void write_all(std::span<unsigned char> to) {
+  const cpu::Context cpu;
+  constexpr std::size_t step = 1 << 20;
+  cpu::parallel_for(cpu, static_cast<Index>(to.size() / step), [&](Index i) { std::memset(to.data() + static_cast<std::size_t>(i) * step, 1, step); });
+}
+
 /// A field of /proc/self/status in bytes.
 double status(const std::string& field) {
   std::ifstream in("/proc/self/status");
@@ -94,26 +101,25 @@ void measure(const fs::path& directory, Model& model, io::Stored stored, const c
   io::save_weights(arrays, directory, stored, std::uint64_t{1} << 30);
   std::uint64_t bytes = 0;
   for (const auto& entry : fs::directory_iterator(directory)) bytes += entry.file_size();
-  Times to_memory, to_cache, loading;
-  {
-    std::vector<unsigned char> buffer(std::size_t{1} << 30, 1);
-    const std::span<unsigned char> memory(buffer), cache = memory.first(1 << 20);
-    read_all(directory, memory);  // fills the page cache
-    load_checkpoint(model, directory);
-    for (int i = 0; i < 7; ++i) {
-      to_memory.add([&] { read_all(directory, memory); });
-      loading.add([&] { load_checkpoint(model, directory); });
-      to_cache.add([&] { read_all(directory, cache); });
-    }
+  Times to_memory, to_cache, writing, loading;
+  const std::span<unsigned char> memory(reinterpret_cast<unsigned char*>(model.storage.values()), static_cast<std::size_t>(model.storage.size()) * sizeof(float));
+  std::vector<unsigned char> block(1 << 20);
+  read_all(directory, memory);  // fills the page cache
+  for (int i = 0; i < 7; ++i) {
+    to_memory.add([&] { read_all(directory, memory); });
+    loading.add([&] { load_checkpoint(model, directory); });
+    to_cache.add([&] { read_all(directory, block); });
+    writing.add([&] { write_all(memory); });
   }
   std::ofstream("/proc/self/clear_refs") << 5;  // resets the peak
   load_checkpoint(model, directory);
-  const double weights = static_cast<double>(model.storage.size()) * sizeof(float), gb = static_cast<double>(bytes) / 1e9;
+  const double weights = static_cast<double>(memory.size()), gb = static_cast<double>(bytes) / 1e9;
   const auto percent = [](const Times& read, const Times& load) { return 100 * Spread(read.wall).median / Spread(load.wall).median; };
   std::printf("%s: %.2f GB in files into %.2f GB of float weights, peak of resident memory %.3f of the weights\n", name, gb, weights / 1e9,
               status("VmHWM:") / weights);
   report("page cache to a block of 1 MiB", gb, to_cache);
   report("page cache to memory", gb, to_memory);
+  report("memory, writing the weights' size", weights / 1e9, writing);
   report("loading", gb, loading);
   std::printf("  loading is %.0f %% of reading to memory, %.0f %% of reading to a block\n", percent(to_memory, loading), percent(to_cache, loading));
 }
