@@ -8,7 +8,7 @@ using bf16 = __nv_bfloat16;
 
 #define PREFILL(Gate, Update)                                                                                                          \
   template void cuda::linear_attention<Gate, Update, __half, bf16, bf16>(cudaStream_t, const cuda::PrefillInputs<bf16, bf16>&,         \
-                                                                         const cuda::PrefillOutputs<bf16>&, const cuda::Workspace&, cuda::Path);
+                                                                         const cuda::PrefillOutputs<bf16>&, const cuda::Workspace&, const cuda::PrefillOptions&);
 PREFILL(BoundedGate<-5>, DeltaRule)
 PREFILL(SoftplusGate, DeltaRule)
 PREFILL(PerHead<SoftplusGate>, DeltaRule)

@@ -50,6 +50,8 @@ template <class T> DeviceArray<T> filled(Index count, Fill f) {
   return array;
 }
 
+template <class T> __global__ void nothing_kernel(T) {}
+
 /// Gate inputs: `slow` forgets over hundreds of tokens, else over a few.
 enum class Speed { usual, slow };
 template <class Gate> Fill gate_fill(unsigned seed, Speed speed) {
@@ -152,7 +154,7 @@ void heading(const char* title) {
 }
 
 // ----------------------------------------------------------------------------------------------------------------------- prefill
-template <class Gate, class Update> void prefill(const char* what, const char* gate, const Sizes& s, cuda::Path path, Speed speed = Speed::usual) {
+template <class Gate, class Update> void prefill(const char* what, const char* gate, const Sizes& s, const cuda::PrefillOptions& options, Speed speed = Speed::usual) {
   const std::size_t one = Buffers<Gate, Update>::bytes(s);
   const int sets = static_cast<int>(std::clamp<std::size_t>((cold_bytes + one - 1) / one, 1, 16));
   std::vector<Buffers<Gate, Update>> buffers;
@@ -162,7 +164,7 @@ template <class Gate, class Update> void prefill(const char* what, const char* g
   test::cuda_ok(cudaMemcpy(offsets, offsets_host.data(), offsets.bytes(), cudaMemcpyHostToDevice), "offsets");
   std::size_t bytes = 0;
   if constexpr (update_is_dplr<Update>) bytes = cuda::dplr_workspace_bytes(s.tokens(), s.sequences(), s.heads, s.dim);
-  else bytes = cuda::workspace_bytes<Update>(s.tokens(), s.sequences(), s.heads, s.dim);
+  else bytes = cuda::workspace_bytes<Update>(s.tokens(), s.sequences(), s.heads, s.dim, s.dim, options.split);
   DeviceArray<unsigned char> workspace(static_cast<Index>(bytes));
   auto call = [&](cudaStream_t stream, int set) {
     auto& x = buffers[static_cast<std::size_t>(set)];
@@ -174,7 +176,7 @@ template <class Gate, class Update> void prefill(const char* what, const char* g
     const cuda::PrefillOutputs<bf16> out{x.o, x.final_state};
     const cuda::Workspace space{workspace.data(), workspace.bytes()};
     if constexpr (update_is_dplr<Update>) cuda::dplr<Gate>(stream, in, out, space);
-    else cuda::linear_attention<Gate, Update>(stream, static_cast<const cuda::PrefillInputs<bf16, bf16>&>(in), out, space, path);
+    else cuda::linear_attention<Gate, Update>(stream, static_cast<const cuda::PrefillInputs<bf16, bf16>&>(in), out, space, options);
   };
   const Time time = bench::time_graph(sets, 20, call);
   buffers[0].o.poison(), buffers[0].final_state.poison(), workspace.poison();
@@ -184,6 +186,7 @@ template <class Gate, class Update> void prefill(const char* what, const char* g
   row(what, gate, s.heads, time, static_cast<double>(one) / bytes_per_us, e, e.o <= 2.5e-3 && e.state <= 1.5e-3);
 }
 
+constexpr cuda::PrefillOptions automatic;
 const std::vector<Index> ragged{1300, 547, 2048, 963, 271, 3063};
 struct Case {
   const char* name;
@@ -200,35 +203,39 @@ const std::vector<Case> cases{{"8192", {8192}, 96}, {"1300+547+2048+963+271+3063
 void all_prefill() {
   using Bounded = BoundedGate<-5>;
   heading("KDA prefill, raw inputs (norms, gate and sigmoid inside), bf16, fp32 states in and out");
-  for (const Case& c : cases) prefill<Bounded, DeltaRule>(c.name, "bounded", {c.lengths, c.heads}, cuda::Path::automatic);
+  for (const Case& c : cases) prefill<Bounded, DeltaRule>(c.name, "bounded", {c.lengths, c.heads}, automatic);
   for (const Case& c : cases)
-    if (c.heads >= 16 && c.lengths.size() == 1) prefill<SoftplusGate, DeltaRule>(c.name, "softplus", {c.lengths, c.heads}, cuda::Path::automatic);
-  prefill<Bounded, DeltaRule>("8192, slow gates", "bounded", {{8192}, 32}, cuda::Path::automatic, Speed::slow);
-  prefill<SoftplusGate, DeltaRule>("8192, slow gates", "softplus", {{8192}, 32}, cuda::Path::automatic, Speed::slow);
-  prefill<PerHead<SoftplusGate>, DeltaRule>("8192, Gated DeltaNet", "softplus a head", {{8192}, 32}, cuda::Path::automatic);
+    if (c.heads >= 16 && c.lengths.size() == 1) prefill<SoftplusGate, DeltaRule>(c.name, "softplus", {c.lengths, c.heads}, automatic);
+  for (const Case& c : {Case{"65536, by length", {65536}, 32}, Case{"131072, by length", {131072}, 4}})
+    prefill<Bounded, DeltaRule>(c.name, "bounded", {c.lengths, c.heads}, {cuda::Path::automatic, cuda::Split::by_length});
+  prefill<Bounded, DeltaRule>("131072, whole", "bounded", {{131072}, 4}, {cuda::Path::automatic, cuda::Split::never});
+  prefill<Bounded, DeltaRule>("8192, slow gates", "bounded", {{8192}, 32}, automatic, Speed::slow);
+  prefill<SoftplusGate, DeltaRule>("8192, slow gates", "softplus", {{8192}, 32}, automatic, Speed::slow);
+  prefill<PerHead<SoftplusGate>, DeltaRule>("8192, Gated DeltaNet", "softplus a head", {{8192}, 32}, automatic);
   Buffers<Bounded, DeltaRule> x({{64}, 4}, 1, Speed::usual);
-  DeviceArray<unsigned char> workspace(static_cast<Index>(cuda::workspace_bytes<DeltaRule>(64, 1, 4, 128)));
+  DeviceArray<unsigned char> workspace(static_cast<Index>(cuda::workspace_bytes<DeltaRule>(64, 1, 4, 128, 128)));
   cuda::PrefillInputs<bf16, bf16> in{64, 4, 4, 128, 128};
   in.q = x.q, in.k = x.k, in.v = x.v, in.gate = x.gate, in.beta = x.beta, in.A_log = x.A_log, in.dt_bias = x.dt_bias, in.normalize = in.beta_logit = true;
   const double host = bench::host_time(200, [&] {
     cuda::linear_attention<Bounded, DeltaRule>(nullptr, in, {x.o, x.final_state}, {workspace.data(), workspace.bytes()});
   });
-  std::printf("\nHost time of a call: %.2f us\n", host);
+  const double launch = bench::host_time(200, [] { nothing_kernel<<<1, 32>>>(0); });
+  std::printf("\nHost time of a call: %.2f us; of the launch of an empty kernel: %.2f us\n", host, launch);
 }
 
 void portable_prefill() {
   heading("The same through the portable recurrence (mma.sync, cp.async)");
   for (const Case& c : cases)
-    if (c.lengths.size() == 1 && c.lengths[0] <= 8192) prefill<BoundedGate<-5>, DeltaRule>(c.name, "bounded", {c.lengths, c.heads}, cuda::Path::portable);
+    if (c.lengths.size() == 1 && c.lengths[0] <= 8192) prefill<BoundedGate<-5>, DeltaRule>(c.name, "bounded", {c.lengths, c.heads}, {cuda::Path::portable});
 }
 
 void all_dplr() {
   heading("General DPLR, KDA and Gated DeltaNet from ready log decays, 16 heads");
   for (Index tokens : {2048, 8192, 16384, 65536}) {
     const std::string name = std::to_string(tokens);
-    prefill<LogDecay<>, Dplr>((name + " DPLR").c_str(), "given", {{tokens}, 16}, cuda::Path::automatic);
-    prefill<LogDecay<>, DeltaRule>((name + " KDA").c_str(), "given", {{tokens}, 16}, cuda::Path::automatic);
-    prefill<LogDecay<Decay::per_head>, DeltaRule>((name + " GDN").c_str(), "given, a head", {{tokens}, 16}, cuda::Path::automatic);
+    prefill<LogDecay<>, Dplr>((name + " DPLR").c_str(), "given", {{tokens}, 16}, automatic);
+    prefill<LogDecay<>, DeltaRule>((name + " KDA").c_str(), "given", {{tokens}, 16}, automatic);
+    prefill<LogDecay<Decay::per_head>, DeltaRule>((name + " GDN").c_str(), "given, a head", {{tokens}, 16}, automatic);
   }
 }
 

@@ -43,7 +43,7 @@ int main() try {
   cudaMalloc(&out.o, tokens * heads * dim * sizeof(bf16));
   cudaMalloc(&out.final_state, heads * dim * dim * sizeof(float));
   braid::cuda::Workspace workspace;
-  workspace.bytes = braid::cuda::workspace_bytes<braid::DeltaRule>(tokens, 1, heads, dim);
+  workspace.bytes = braid::cuda::workspace_bytes<braid::DeltaRule>(tokens, 1, heads, dim, dim);
   cudaMalloc(&workspace.data, workspace.bytes);
 
   cudaStream_t stream = nullptr;

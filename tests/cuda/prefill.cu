@@ -10,6 +10,7 @@ using namespace braid;
 using namespace braid::test;
 using bf16 = __nv_bfloat16;
 using cuda::Path;
+using cuda::Split;
 using Bounded = BoundedGate<-5>;
 using Channel = LogDecay<Decay::per_channel>;
 using Head = LogDecay<Decay::per_head>;
@@ -251,7 +252,7 @@ TEST_CASE("a sequence's bits: run to run, alone or packed, beside NaN, from a gr
     cuda_ok(cudaMemcpy(call.final_state, call.initial, call.initial.bytes(), cudaMemcpyDeviceToDevice), "copy");
     in.initial_state = call.final_state;
     cuda::linear_attention<Bounded, DeltaRule>(nullptr, static_cast<const cuda::PrefillInputs<bf16, bf16>&>(in), out,
-                                               {call.workspace.data(), call.workspace.bytes()}, path);
+                                               {call.workspace.data(), call.workspace.bytes()}, {path});
     CHECK(Bits<Call>(call) == bits);
   }
 }
@@ -279,6 +280,66 @@ TEST_CASE("checkpoints are the states of the prefixes; without outputs or states
     zero.run(path);
     CHECK(zero.errors().o <= 2.5e-3);
   }
+}
+
+TEST_CASE("segments: the same outputs, states and checkpoints; bits that depend on a sequence's own length") {
+  if (!gpu()) return;
+  using Call = Prefill<Channel, DeltaRule>;
+  const Problem p = make_problem({{16389, 0, 40000, 700}, 1, 1, 64, 64}, Kind::slow, Decay::per_channel, GateForm::given, round_bf16, 51);
+  REQUIRE(cuda::segment_tokens(Split::automatic, p.tokens(), 1, 1, 64) > 0);
+  for (Path path : {Path::portable, Path::automatic}) {
+    Call whole(p, 4096, Split::never), cut_up(p, 4096, Split::by_length);
+    whole.run(path), cut_up.run(path);
+    CHECK(cut_up.guards_intact());
+    for (const Call* call : {&whole, &cut_up}) {
+      const Errors e = call->errors();
+      CHECK(e.o <= 2.5e-3);
+      CHECK(e.state <= 1.5e-3);
+    }
+    const auto a = whole.checkpoints.host(), b = cut_up.checkpoints.host();
+    RelativeError e;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      if (std::isnan(a[i]) && std::isnan(b[i])) continue;  // entries that no sequence owns
+      const double truth = a[i];
+      e.add(&b[i], &truth, 1);
+    }
+    CHECK(e.value() <= 2 * 1.5e-3);
+
+    const Bits<Call> bits(cut_up);
+    cut_up.run(path);
+    CHECK(Bits<Call>(cut_up) == bits);
+    Problem third = cut(p, 16389, 56389, {});
+    third.initial_state.assign(p.initial_state.begin() + 2 * p.state_size(), p.initial_state.begin() + 3 * p.state_size());
+    Call alone(third, 0, Split::by_length);
+    alone.run(path);
+    CHECK(std::memcmp(alone.o.raw().data(), bits.o.data() + 16389 * 64, alone.o.bytes()) == 0);
+    CHECK(std::memcmp(alone.final_state.raw().data(), bits.state.data() + 2 * p.state_size(), alone.final_state.bytes()) == 0);
+
+    cuda_ok(cudaMemcpy(alone.final_state, alone.initial, alone.initial.bytes(), cudaMemcpyDeviceToDevice), "copy");
+    auto in = alone.inputs();
+    in.initial_state = alone.final_state;
+    cuda::linear_attention<Channel, DeltaRule>(nullptr, static_cast<const cuda::PrefillInputs<bf16, float>&>(in), alone.outputs(),
+                                               {alone.workspace.data(), alone.workspace.bytes()}, {path, Split::by_length});
+    CHECK(std::memcmp(alone.final_state.raw().data(), bits.state.data() + 2 * p.state_size(), alone.final_state.bytes()) == 0);
+  }
+  check<Channel, DeltaRule>({{8191}, 1, 2, 128, 128}, Kind::cliff, GateForm::given, "segments");
+  check<Channel, DeltaRule>({{5000}, 1, 1, 128, 64}, Kind::keep, GateForm::given, "segments");
+  check<Channel, DeltaRule>({{5000}, 1, 1, 64, 128}, Kind::same_key, GateForm::given, "segments");
+  check<Head, DeltaRule>({{4097}, 1, 1, 128, 128}, Kind::slow, GateForm::given, "segments, Gated DeltaNet");
+  check<Channel, Additive>({{6000}, 1, 1, 64, 64}, Kind::slow, GateForm::given, "segments, GLA");
+  check<SquaredGate, Longhorn>({{6000}, 1, 1, 64, 64}, Kind::random, GateForm::softplus, "segments, a user's gate and update");
+}
+
+TEST_CASE("more blocks than the card holds at once, in every order of arrival") {
+  if (!gpu()) return;
+  const Problem p = make_problem({std::vector<Index>(40, 70), 8, 8, 128, 64}, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 61, round_bf16);
+  Prefill<Bounded, DeltaRule, bf16, bf16> call(p);
+  call.run(Path::automatic);
+  CHECK(call.errors().o <= 2.5e-3);
+  const Bits<decltype(call)> bits(call);
+  for (int i = 0; i < 50; ++i) call.launch(Path::automatic);  // one call after the other, without a pause
+  cuda_ok(cudaDeviceSynchronize(), "prefill");
+  CHECK(Bits<decltype(call)>(call) == bits);
 }
 
 TEST_CASE("bad input is refused before any launch, and the device stays usable") {

@@ -12,21 +12,22 @@ namespace braid::test {
 template <class Gate, class Update, class T = __nv_bfloat16, class G = float, class Operand = __half> struct Prefill {
   Problem p;
   Index interval = 0;  ///< checkpoint interval in tokens, 0: none
+  cuda::Split split = cuda::Split::automatic;
   DeviceArray<T> q, k, v, a, b, o;
   DeviceArray<G> gate, beta;
   DeviceArray<float> A_log, dt_bias, initial, final_state, checkpoints;
   DeviceArray<Index> offsets;
   DeviceArray<unsigned char> workspace;
 
-  explicit Prefill(const Problem& problem, Index checkpoint_interval = 0)
-      : p(problem), interval(checkpoint_interval), q(p.q), k(p.k), v(p.v), a(p.a), b(p.b), o(p.tokens() * p.value_heads * p.value_dim),
+  explicit Prefill(const Problem& problem, Index checkpoint_interval = 0, cuda::Split how = cuda::Split::automatic)
+      : p(problem), interval(checkpoint_interval), split(how), q(p.q), k(p.k), v(p.v), a(p.a), b(p.b), o(p.tokens() * p.value_heads * p.value_dim),
         gate(p.gate), beta(p.beta), A_log(p.A_log), dt_bias(p.dt_bias), initial(p.initial_state),
         final_state(p.sequences() * p.value_heads * p.state_size()), offsets(static_cast<Index>(p.offsets.size())) {
     cuda_ok(cudaMemcpy(offsets, p.offsets.data(), offsets.bytes(), cudaMemcpyHostToDevice), "offsets");
     if (interval) checkpoints = DeviceArray<float>(std::max<Index>(1, p.tokens() / interval) * p.value_heads * p.state_size());
     std::size_t bytes = 0;
     if constexpr (update_is_dplr<Update>) bytes = cuda::dplr_workspace_bytes(p.tokens(), p.sequences(), p.value_heads, p.key_dim);
-    else bytes = cuda::workspace_bytes<Update>(p.tokens(), p.sequences(), p.value_heads, p.key_dim);
+    else bytes = cuda::workspace_bytes<Update>(p.tokens(), p.sequences(), p.value_heads, p.key_dim, p.value_dim, split);
     workspace = DeviceArray<unsigned char>(static_cast<Index>(bytes));
   }
 
@@ -44,7 +45,7 @@ template <class Gate, class Update, class T = __nv_bfloat16, class G = float, cl
     const auto in = inputs();
     const cuda::Workspace space{workspace.data(), workspace.bytes()};
     if constexpr (update_is_dplr<Update>) cuda::dplr<Gate, Operand>(stream, in, outputs(), space);
-    else cuda::linear_attention<Gate, Update, Operand>(stream, static_cast<const cuda::PrefillInputs<T, G>&>(in), outputs(), space, path);
+    else cuda::linear_attention<Gate, Update, Operand>(stream, static_cast<const cuda::PrefillInputs<T, G>&>(in), outputs(), space, {path, split});
   }
   /// Poisons everything the call writes, then calls it.
   void run(cuda::Path path = cuda::Path::automatic) {

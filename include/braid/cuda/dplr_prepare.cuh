@@ -47,12 +47,15 @@ template <class Operand> struct DplrSplitting : BinarySplitting<Operand> {
   __device__ __forceinline__ void step(const Lane& lane, const Quad (&b)[4], const Quad (&q)[4], const Quad (&x)[4], float (&prefix)[4][4],
                                        float (&before)[4][4], float (&suffix)[4][4], float (&total)[4]) {
 #pragma unroll
-    for (int s = 0; s < 4; ++s)
+    for (int s = 0; s < 4; ++s) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) before[s][i] = suffix[s][i] = 1.f;
-    inner_level<0>(lane, b, q, x, prefix, before, suffix);
-    inner_level<1>(lane, b, q, x, prefix, before, suffix);
-    inner_level<2>(lane, b, q, x, prefix, before, suffix);
+      float level[3][4] = {};
+      inner_level<0>(lane, b[s], q[s], x[s], prefix[s], before[s], suffix[s], level[0]);
+      inner_level<1>(lane, b[s], q[s], x[s], prefix[s], before[s], suffix[s], level[1]);
+      inner_level<2>(lane, b[s], q[s], x[s], prefix[s], before[s], suffix[s], level[2]);
+      this->add_levels(lane, s, level);
+    }
     float all[4][4];
 #pragma unroll
     for (int s = 0; s < 4; ++s)
@@ -87,18 +90,15 @@ template <class Operand> struct DplrSplitting : BinarySplitting<Operand> {
 
  private:
   template <int Level>
-  __device__ __forceinline__ void inner_level(const Lane& lane, const Quad (&b)[4], const Quad (&q)[4], const Quad (&x)[4],
-                                              float (&prefix)[4][4], float (&before)[4][4], float (&suffix)[4][4]) {
+  __device__ __forceinline__ static void inner_level(const Lane& lane, const Quad& b, const Quad& q, const Quad& x, float (&prefix)[4],
+                                                     float (&before)[4], float (&suffix)[4], float (&tile)[4]) {
     const bool right = lane.r & (1 << Level);
+    multiply_tile<Operand>(tile, scaled(b, before), scaled(q, prefix), scaled(x, suffix));
 #pragma unroll
-    for (int s = 0; s < 4; ++s) {
-      multiply_tile<Operand>(this->inner[Level][s], scaled(b[s], before[s]), scaled(q[s], prefix[s]), scaled(x[s], suffix[s]));
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float other = __shfl_xor_sync(~0u, prefix[s][i] * suffix[s][i], 4 << Level);
-        if (right) prefix[s][i] *= other, before[s][i] *= other;
-        else suffix[s][i] *= other;
-      }
+    for (int i = 0; i < 4; ++i) {
+      const float other = __shfl_xor_sync(~0u, prefix[i] * suffix[i], 4 << Level);
+      if (right) prefix[i] *= other, before[i] *= other;
+      else suffix[i] *= other;
     }
   }
 };
@@ -174,8 +174,7 @@ template <class C, bool Keys> class DplrPreparation {
       }
       splitting.step(lane_, b, q, x, prefix, before, suffix, total);
       write_rows(step, Keys ? q : b, Keys ? prefix : before, x, suffix);
-      if (Keys && lane_.r == 0)
-        *reinterpret_cast<float4*>(record_ + C::record.a() + (16 * step + 4 * lane_.c) * 4) = make_float4(total[0], total[1], total[2], total[3]);
+      if (Keys && lane_.r == 0) store_decay(record_ + C::record.a(), 16 * step + 4 * lane_.c, total);
     }
     const Tiles tiles = splitting.tiles(lane_, scratch_.diagonal);
     write_square<1>(tiles, record_ + (Keys ? C::record.aqk() : C::record.aqa()));

@@ -9,6 +9,9 @@
 #pragma once
 
 #include <braid/cuda/ptx/math.cuh>
+#include <braid/cuda/record.hpp>
+
+#include <cstddef>
 
 namespace braid::cuda {
 
@@ -34,6 +37,14 @@ template <class Operand> __device__ __forceinline__ Quad pack_quad(const float (
 template <class Operand> __device__ __forceinline__ Quad multiply_quad(const Quad& x, const Quad& y) {
   return {{ptx::multiply<Operand>(x.word[0], y.word[0]), ptx::multiply<Operand>(x.word[1], y.word[1])}};
 }
+template <class Operand> __device__ __forceinline__ Quad negate_quad(const Quad& x) {
+  return {{ptx::negate<Operand>(x.word[0]), ptx::negate<Operand>(x.word[1])}};
+}
+/// Four channels of a record's section a.
+__device__ __forceinline__ void store_decay(std::byte* section, int channel, const float (&total)[4]) {
+  *reinterpret_cast<float2*>(section + Record::decay_element(channel)) = make_float2(total[0], total[1]);
+  *reinterpret_cast<float2*>(section + Record::decay_element(channel + 2)) = make_float2(total[2], total[3]);
+}
 /// tile += (rows k over rows q) columns^T.
 template <class Operand>
 __device__ __forceinline__ void multiply_tile(float (&tile)[4], const Quad& k_row, const Quad& q_row, const Quad& k_column) {
@@ -42,7 +53,7 @@ __device__ __forceinline__ void multiply_tile(float (&tile)[4], const Quad& k_ro
 
 /// Binary splitting over the channels of one head, 16 channels a step.
 template <class Operand> struct BinarySplitting {
-  float inner[3][4][4] = {};  ///< levels 1, 2, 4: diagonal tiles, valid where the highest bit of r ^ column is the level
+  float diagonal[4][4] = {};  ///< levels 1, 2, 4: the tiles on the diagonal
   float outer[6][4] = {};     ///< levels 8 and 16: the tiles below the diagonal, in the order of `below`
   __device__ static constexpr int below(int s, int t) { return s * (s - 1) / 2 + t; }
 
@@ -50,13 +61,25 @@ template <class Operand> struct BinarySplitting {
   __device__ __forceinline__ void step(const Lane& lane, const Quad (&k)[4], const Quad (&q)[4], float (&prefix)[4][4],
                                        float (&suffix)[4][4], float (&total)[4]) {
 #pragma unroll
-    for (int s = 0; s < 4; ++s)
+    for (int s = 0; s < 4; ++s) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) suffix[s][i] = 1.f;
-    inner_level<0>(lane, k, q, prefix, suffix);
-    inner_level<1>(lane, k, q, prefix, suffix);
-    inner_level<2>(lane, k, q, prefix, suffix);
+      float level[3][4] = {};
+      inner_level<0>(lane, k[s], q[s], prefix[s], suffix[s], level[0]);
+      inner_level<1>(lane, k[s], q[s], prefix[s], suffix[s], level[1]);
+      inner_level<2>(lane, k[s], q[s], prefix[s], suffix[s], level[2]);
+      add_levels(lane, s, level);
+    }
     outer_levels(k, q, prefix, suffix, total);
+  }
+
+  /// Adds to a tile on the diagonal the products of levels 1, 2 and 4, each valid where the highest bit of row ^ column is its level.
+  __device__ __forceinline__ void add_levels(const Lane& lane, int s, const float (&level)[3][4]) {
+#pragma unroll
+    for (int d = 0; d < 4; ++d) {
+      const int differ = lane.r ^ (2 * lane.c + (d & 1));
+      diagonal[s][d] += differ >= 4 ? level[2][d] : differ >= 2 ? level[1][d] : level[0][d];
+    }
   }
 
   /// All tiles, the diagonal zero (entries of tokens i = j are q_i . k_i, no matter for splitting).
@@ -66,9 +89,7 @@ template <class Operand> struct BinarySplitting {
     for (int s = 0; s < 4; ++s) {
 #pragma unroll
       for (int d = 0; d < 4; ++d) {
-        const int column = 2 * lane.c + (d & 1), differ = lane.r ^ column;
-        const float value = differ >= 4 ? inner[2][s][d] : differ >= 2 ? inner[1][s][d] : inner[0][s][d];
-        out.tile[Tiles::at(s, s)][d] = lane.r > column ? value : 0.f;
+        out.tile[Tiles::at(s, s)][d] = lane.r > 2 * lane.c + (d & 1) ? diagonal[s][d] : 0.f;
       }
 #pragma unroll
       for (int t = 0; t < s; ++t)
@@ -90,23 +111,20 @@ template <class Operand> struct BinarySplitting {
 
  private:
   template <int Level>
-  __device__ __forceinline__ void inner_level(const Lane& lane, const Quad (&k)[4], const Quad (&q)[4], float (&prefix)[4][4],
-                                              float (&suffix)[4][4]) {
+  __device__ __forceinline__ static void inner_level(const Lane& lane, const Quad& k, const Quad& q, float (&prefix)[4], float (&suffix)[4],
+                                                     float (&tile)[4]) {
     const bool right = lane.r & (1 << Level);
+    float own[4];
 #pragma unroll
-    for (int s = 0; s < 4; ++s) {
-      float own[4];
+    for (int i = 0; i < 4; ++i) own[i] = right ? prefix[i] : suffix[i];
+    const Quad factor = pack_quad<Operand>(own);
+    const Quad kf = multiply_quad<Operand>(k, factor), qf = multiply_quad<Operand>(q, factor);
+    multiply_tile<Operand>(tile, kf, qf, kf);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) own[i] = right ? prefix[s][i] : suffix[s][i];
-      const Quad factor = pack_quad<Operand>(own);
-      const Quad kf = multiply_quad<Operand>(k[s], factor), qf = multiply_quad<Operand>(q[s], factor);
-      multiply_tile<Operand>(inner[Level][s], kf, qf, kf);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float other = __shfl_xor_sync(0xFFFFFFFFu, prefix[s][i] * suffix[s][i], 4 << Level);
-        if (right) prefix[s][i] *= other;
-        else suffix[s][i] *= other;
-      }
+    for (int i = 0; i < 4; ++i) {
+      const float other = __shfl_xor_sync(0xFFFFFFFFu, prefix[i] * suffix[i], 4 << Level);
+      if (right) prefix[i] *= other;
+      else suffix[i] *= other;
     }
   }
 

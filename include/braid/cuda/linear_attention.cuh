@@ -1,5 +1,5 @@
-// Linear attention over whole sequences (prefill): Eq. (1) for any gate and update in chunks of 32 tokens, two kernels, no allocation,
-// no synchronisation. One include, one call on raw device pointers; see linear_attention below.
+// Linear attention over whole sequences (prefill): Eq. (1) for any gate and update in chunks of 32 tokens; two kernels, on Hopper side by
+// side, and two more where long sequences are cut into segments. No allocation, no synchronisation. One include, one call on raw device pointers; see linear_attention below.
 #pragma once
 
 #include <braid/core/linear_attention.hpp>
@@ -8,6 +8,7 @@
 #include <braid/cuda/prepare.cuh>
 #include <braid/cuda/recurrence.cuh>
 #include <braid/cuda/recurrence_sm90.cuh>
+#include <braid/cuda/segments.cuh>
 
 namespace braid::cuda {
 
@@ -58,9 +59,16 @@ enum class Path : unsigned char {
   hopper      ///< sm_90a
 };
 
+/// How a call is carried out.
+struct PrefillOptions {
+  Path path = Path::automatic;
+  Split split = Split::automatic;  ///< whether one long sequence may be spread over the card (plan.hpp)
+};
+
 /// Bytes of workspace that `linear_attention<Gate, Update>` needs.
-template <class Update> constexpr std::size_t workspace_bytes(Index tokens, Index sequences, Index value_heads, Index key_dim) {
-  return PrefillPlan::make(Record{static_cast<int>(key_dim), strength_of<Update>()}, tokens, sequences, value_heads).bytes;
+template <class Update>
+constexpr std::size_t workspace_bytes(Index tokens, Index sequences, Index value_heads, Index key_dim, Index value_dim, Split split = Split::automatic) {
+  return PrefillPlan::make(Record{static_cast<int>(key_dim), strength_of<Update>()}, tokens, sequences, value_heads, value_dim, split).bytes;
 }
 
 namespace detail {
@@ -77,6 +85,8 @@ void check_prefill(const PrefillInputs<T, G>& in, const PrefillOutputs<T>& out, 
   require(in.heads > 0 && in.value_heads > 0 && in.value_heads % in.heads == 0, where, "value_heads a positive multiple of heads",
           braid::detail::text(in.value_heads, " and ", in.heads));
   require(in.value_heads <= 4096, where, "at most 4096 value heads", in.value_heads);
+  require(plan.slot_count * in.value_heads < (Index{1} << 31), where, "fewer than 2^31 chunks of 32 tokens over all value heads",
+          plan.slot_count * in.value_heads);
   require(in.key_dim == 64 || in.key_dim == 128, where, "key_dim 64 or 128", in.key_dim);
   require(in.value_dim > 0 && in.value_dim % value_tile == 0 && in.value_dim <= 1024, where, "value_dim a multiple of 64, at most 1024",
           in.value_dim);
@@ -140,79 +150,119 @@ void launch(void (*kernel)(Parameters...), unsigned blocks, int threads, int sha
   check(cudaLaunchKernelEx(&config, kernel, arguments...), "cuda::linear_attention");
 }
 
-/// Raises a kernel's limit of dynamic shared memory, once.
+/// Raises a kernel's limit of dynamic shared memory, once, and has multiprocessors that run it keep as much of it as they can: beside a
+/// kernel that was content with less no other could start.
 template <auto Kernel> void allow_shared(int bytes) {
-  static const cudaError_t raised = cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  static const cudaError_t raised = [&] {
+    const cudaError_t status = cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (status != cudaSuccess) return status;
+    return cudaFuncSetAttribute(Kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  }();
   check(raised, "cuda::linear_attention");
 }
 
-template <class C> void launch_prepare(const PrepareArguments<typename C::T, typename C::G>& args, cudaStream_t stream) {
-  using Policy = PreparePolicy<sizeof(typename C::G) == 4 ? 2 : 4>;
-  constexpr int shared = sizeof(typename Preparation<C, Policy>::Storage);
-  static_assert((shared + 1024) * Policy::blocks <= 228 * 1024);
-  allow_shared<&prepare_kernel<C, Policy>>(shared);
-  const Index items = slots(args.tokens, args.sequences) * args.value_heads, blocks = (items + Policy::heads - 1) / Policy::heads;
-  launch(&prepare_kernel<C, Policy>, static_cast<unsigned>(blocks), Policy::warps * 32, shared, false, stream, args);
+template <class T, class G>
+RecurrenceArguments<T> recurrence_arguments(const PrefillInputs<T, G>& in, const PrefillOutputs<T>& out, const void* records) {
+  RecurrenceArguments<T> args;
+  args.records = static_cast<const std::byte*>(records);
+  args.v = in.v, args.o = out.o;
+  args.initial_state = in.initial_state, args.final_state = out.final_state;
+  args.checkpoints = out.checkpoints, args.checkpoint_chunks = static_cast<int>(out.checkpoint_interval / chunk_tokens);
+  args.offsets = in.offsets, args.tokens = in.tokens, args.sequences = static_cast<int>(in.sequences);
+  args.value_heads = static_cast<int>(in.value_heads), args.value_dim = static_cast<int>(in.value_dim);
+  args.scale = in.scale;
+  return args;
 }
 
-template <class T, class Operand, int KeyDim, Strength Kind, class Policy>
-bool launch_hopper(const RecurrenceArguments<T>& args, int value_dim, bool required, cudaStream_t stream) {
-  using Body = HopperRecurrence<T, Operand, KeyDim, Kind, Policy>;
-  constexpr int shared = sizeof(typename Body::Storage);
-  static_assert((shared + 1024) * Policy::blocks <= 228 * 1024);
-  auto* kernel = &recurrence_sm90_kernel<T, Operand, KeyDim, Kind, Policy>;
-  if (!has_hopper_code(kernel)) {
-    require(!required, "cuda::linear_attention", "a program built for sm_90a (-gencode=arch=compute_90a,code=sm_90a)", "no such code");
-    return false;
-  }
-  allow_shared<&recurrence_sm90_kernel<T, Operand, KeyDim, Kind, Policy>>(shared);
-  const Index blocks = static_cast<Index>(args.sequences) * args.value_heads * (value_dim / value_tile);
-  launch(kernel, static_cast<unsigned>(blocks), Policy::threads, shared, true, stream, args, value_dim);
-  return true;
+/// As many blocks as the device holds at once, `most` a multiprocessor.
+template <class C, class Policy>
+void launch_prepare(const Device& device, const PrepareArguments<typename C::T, typename C::G>& args, int most, cudaStream_t stream) {
+  constexpr int shared = Policy::groups * sizeof(typename Preparation<C, Policy>::Storage), reserved = 1024;  // the system takes 1 KB a block
+  allow_shared<&prepare_kernel<C, Policy>>(shared);
+  const Index items = slots(args.tokens, args.sequences) * args.value_heads, batches = (items + Policy::heads - 1) / Policy::heads;
+  const Index resident = std::max(1, std::min(most, (device.shared_bytes + reserved) / (shared + reserved))) * device.multiprocessors;
+  const Index blocks = std::min((batches + Policy::groups - 1) / Policy::groups, resident);
+  launch(&prepare_kernel<C, Policy>, static_cast<unsigned>(blocks), Policy::threads, shared, false, stream, args);
 }
 
 template <class T, class Operand, int KeyDim, Strength Kind>
-bool recurrence_on_hopper(const Device& device, const RecurrenceArguments<T>& args, int value_dim, bool required, cudaStream_t stream) {
-  const Index blocks = static_cast<Index>(args.sequences) * args.value_heads * (value_dim / value_tile);
-  return blocks > device.multiprocessors
-             ? launch_hopper<T, Operand, KeyDim, Kind, HopperPolicy<3, 2>>(args, value_dim, required, stream)
-             : launch_hopper<T, Operand, KeyDim, Kind, HopperPolicy<5, 1>>(args, value_dim, required, stream);
+inline constexpr int hopper_shared_bytes = sizeof(typename HopperRecurrence<T, Operand, KeyDim, Kind>::Storage);
+
+template <class T, class Operand, int KeyDim, Strength Kind>
+void launch_hopper_recurrence(const RecurrenceArguments<T>& args, Index blocks, cudaStream_t stream) {
+  constexpr int shared = hopper_shared_bytes<T, Operand, KeyDim, Kind>;
+  constexpr auto kernel = &recurrence_sm90_kernel<T, Operand, KeyDim, Kind>;
+  allow_shared<kernel>(shared);
+  launch(kernel, static_cast<unsigned>(blocks), hopper_policy.threads, shared, args.tokens > 0 && args.pass != Pass::outputs, stream, args);
+}
+
+/// Summaries of the segments, the states at their ends, and the walk from there.
+template <int KeyDim, class T, class Recur>
+void run_segments(RecurrenceArguments<T> args, const PrefillPlan& plan, std::byte* workspace, cudaStream_t stream, const Recur& recur) {
+  const Index pairs = plan.segments * args.value_heads, value_tiles = args.value_dim / value_tile;
+  args.segment_tokens = plan.segment_tokens;
+  args.segment_maps = reinterpret_cast<float*>(workspace + plan.maps);
+  args.segment_states = reinterpret_cast<float*>(workspace + plan.states);
+  args.pass = Pass::summary;
+  recur(args, pairs * (value_tiles + KeyDim / value_tile));
+  using Combine = CombinePolicy<KeyDim>;
+  auto* initial = reinterpret_cast<float*>(workspace + plan.initial);
+  allow_shared<&combine_segments_kernel<T, KeyDim>>(Combine::shared_bytes);
+  const Index blocks = static_cast<Index>(args.sequences) * args.value_heads * (args.value_dim / Combine::columns);
+  launch(&combine_segments_kernel<T, KeyDim>, static_cast<unsigned>(blocks), Combine::threads, Combine::shared_bytes, false, stream, args, initial);
+  if (args.initial_state != nullptr) args.initial_state = initial;
+  args.pass = Pass::outputs;
+  recur(args, pairs * value_tiles);
 }
 
 template <class Gate, class Update, class Operand, int KeyDim, class T, class G>
 void run_prefill(const Device& device, cudaStream_t stream, const PrefillInputs<T, G>& in, const PrefillOutputs<T>& out,
-                 const Workspace& workspace, Path path) {
+                 const PrefillPlan& plan, const Workspace& workspace, Path path) {
   using C = Cell<T, G, Gate, Update, KeyDim, Operand>;
+  constexpr int heads = sizeof(G) == 4 ? 2 : 4;
+  constexpr Strength kind = C::strength;
+  /// Whether a block of the preparation and one of the recurrence fit a multiprocessor of 228 KB: not with gates of four bytes.
+  constexpr bool fit = hopper_shared_bytes<T, Operand, KeyDim, kind> + 2 * sizeof(typename Preparation<C, PreparePolicy<heads, 2>>::Storage) +
+                           2 * 1024 <= 228 * 1024;
+  const bool code = has_hopper_code(&recurrence_sm90_kernel<T, Operand, KeyDim, kind>);
+  const bool hopper = path != Path::portable && device.capability == 90 && code;
+  require(path != Path::hopper || hopper, "cuda::linear_attention",
+          "compute capability 9.0 and a program built for it (-gencode=arch=compute_90a,code=sm_90a)",
+          braid::detail::text("capability ", device.capability / 10.0, code ? "" : ", no such code"));
+  auto* base = static_cast<std::byte*>(workspace.data);
+  const bool segments = plan.segments > 0, beside = fit && hopper && !segments && in.tokens > 0;
+  auto* ready = beside ? reinterpret_cast<std::uint32_t*>(base + plan.ready) : nullptr;
+  const Index walks = in.sequences * in.value_heads * (in.value_dim / value_tile);
   const auto to_int = [](Index x) { return static_cast<int>(x); };
-  auto* records = static_cast<std::byte*>(workspace.data);
   const PrepareArguments<T, G> prepare{in.q, in.k, in.gate, in.beta, in.A_log, in.dt_bias, in.offsets, in.tokens, to_int(in.sequences),
-                                       to_int(in.heads), to_int(in.value_heads), in.normalize, in.beta_logit, records};
-  if (in.tokens > 0) launch_prepare<C>(prepare, stream);
-  const RecurrenceArguments<T> recur{records, in.v, out.o, in.initial_state, out.final_state, out.checkpoints,
-                                     to_int(out.checkpoint_interval / chunk_tokens), in.offsets, in.tokens, to_int(in.sequences),
-                                     to_int(in.value_heads), in.scale};
-  const int value_dim = to_int(in.value_dim);
-  if (path != Path::portable && device.capability == 90 &&
-      recurrence_on_hopper<T, Operand, KeyDim, C::strength>(device, recur, value_dim, path == Path::hopper, stream))
-    return;
-  require(path != Path::hopper, "cuda::linear_attention", "compute capability 9.0", device.capability / 10.0);
-  launch_portable_recurrence<T, Operand, KeyDim, C::strength>(recur, value_dim, stream);
+                                       to_int(in.heads), to_int(in.value_heads), in.normalize, in.beta_logit, base, ready};
+  if (beside) launch_prepare<C, PreparePolicy<heads, 2>>(device, prepare, 1, stream);
+  else if (in.tokens > 0) launch_prepare<C, PreparePolicy<heads, 1>>(device, prepare, 3, stream);
+  auto args = recurrence_arguments(in, out, base);
+  args.ready = ready, args.batch_items = heads;
+  const auto recur = [&](const RecurrenceArguments<T>& pass, Index blocks) {
+    if (hopper) launch_hopper_recurrence<T, Operand, KeyDim, kind>(pass, blocks, stream);
+    else launch_portable_recurrence<T, Operand, KeyDim, kind>(pass, blocks, stream);
+  };
+  if (segments) run_segments<KeyDim>(args, plan, base, stream, recur);
+  else recur(args, walks);
 }
 
 }  // namespace detail
 
-/// o_t = scale S_t^T q_t with S_t by `Gate` and `Update` from each sequence's initial state, on `stream`. Run-to-run the same bits; a sequence's
-/// bits do not depend on the others. May be captured in a graph. `Operand` is the type of the matrix operands: __half (error near the
+/// o_t = scale S_t^T q_t with S_t by `Gate` and `Update` from each sequence's initial state, on `stream`. Run-to-run the same bits; what a
+/// sequence's bits depend on beside itself, `options.split` says. May be captured in a graph. `Operand` is the type of the matrix operands: __half (error near the
 /// rounding of bf16 outputs; values of |v| up to 3e4) or __nv_bfloat16 (any range). Throws Error before any launch for arguments it cannot take.
 template <class Gate, class Update, class Operand = __half, class T, class G>
 void linear_attention(cudaStream_t stream, const PrefillInputs<T, G>& in, const PrefillOutputs<T>& out, const Workspace& workspace,
-                      Path path = Path::automatic) {
+                      const PrefillOptions& options = {}) {
   static_assert(!update_is_dplr<Update>, "braid: for Dplr include braid/cuda/dplr.cuh");
   const Device& device = current_device();
-  const PrefillPlan plan = PrefillPlan::make(Record{static_cast<int>(in.key_dim), strength_of<Update>()}, in.tokens, in.sequences, in.value_heads);
+  const Record record{static_cast<int>(in.key_dim), strength_of<Update>()};
+  const PrefillPlan plan = PrefillPlan::make(record, in.tokens, in.sequences, in.value_heads, in.value_dim, options.split);
   detail::check_prefill<Gate, Update>(in, out, workspace, plan);
-  if (in.key_dim == 128) detail::run_prefill<Gate, Update, Operand, 128>(device, stream, in, out, workspace, path);
-  else detail::run_prefill<Gate, Update, Operand, 64>(device, stream, in, out, workspace, path);
+  if (in.key_dim == 128) detail::run_prefill<Gate, Update, Operand, 128>(device, stream, in, out, plan, workspace, options.path);
+  else detail::run_prefill<Gate, Update, Operand, 64>(device, stream, in, out, plan, workspace, options.path);
 }
 
 }  // namespace braid::cuda

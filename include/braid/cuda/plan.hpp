@@ -3,25 +3,61 @@
 
 #include <braid/cuda/record.hpp>
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 
 namespace braid::cuda {
 
-/// Sections of the workspace of `linear_attention`, in bytes from its start.
+/// Whether long sequences are cut into segments that are walked at once (recurrence_arguments.hpp). Outputs agree within rounding.
+enum class Split : unsigned char {
+  automatic,  ///< when sequences x heads leave most of a large card idle; a sequence's last bits may depend on the shape of the batch
+  by_length,  ///< every sequence beyond 16384 tokens, whatever else is in the batch: its bits depend on itself alone
+  never       ///< its bits depend on itself alone
+};
+
+/// Tokens of a segment, a multiple of 1024; 0: sequences stay whole. Depends on the shape alone, so the workspace is known beforehand.
+constexpr Index segment_tokens(Split split, Index tokens, Index sequences, Index value_heads, Index value_dim) {
+  if (split == Split::never) return 0;
+  if (split == Split::by_length) return tokens > 16384 ? 16384 : 0;
+  // The summary launch has twice the blocks of a plain walk (M beside c) for each segment: that many segments a sequence fill 132
+  // multiprocessors. Below four, walking twice costs more than it saves.
+  const Index blocks = std::max<Index>(1, sequences * value_heads * (value_dim / 64)), length = tokens / std::max<Index>(1, sequences);
+  const Index count = std::min(132 / (2 * blocks), length / 1024);
+  return count < 4 ? 0 : (length / count + 1023) / 1024 * 1024;
+}
+
+/// Sections of the workspace of `linear_attention`, in bytes from its start: the records, flags of the preparation's batches, maps and
+/// states of segments, a copy of the initial states.
 struct PrefillPlan {
   Index slot_count = 0;   ///< records per value head
   Index record_bytes = 0;
+  Index segment_tokens = 0, segments = 0;
+  std::size_t ready = 0, maps = 0, states = 0, initial = 0;
   std::size_t bytes = 0;  ///< of the whole workspace
 
-  constexpr static PrefillPlan make(Record record, Index tokens, Index sequences, Index value_heads) {
+  constexpr static PrefillPlan make(Record record, Index tokens, Index sequences, Index value_heads, Index value_dim, Split split) {
     PrefillPlan plan;
     plan.slot_count = slots(tokens, sequences);
     plan.record_bytes = record.bytes();
-    plan.bytes = static_cast<std::size_t>(plan.slot_count * value_heads * plan.record_bytes);
+    plan.segment_tokens = cuda::segment_tokens(split, tokens, sequences, value_heads, value_dim);
+    plan.segments = plan.segment_tokens == 0 ? 0 : tokens / plan.segment_tokens + sequences;
+    const Index records = plan.slot_count * value_heads, pairs = plan.segments * value_heads;
+    auto take = [&plan](Index bytes) {
+      const std::size_t at = plan.bytes;
+      plan.bytes += (static_cast<std::size_t>(bytes) + 255) / 256 * 256;
+      return at;
+    };
+    take(records * record.bytes());
+    plan.ready = take(records * static_cast<Index>(sizeof(std::uint32_t)));
+    plan.maps = take(pairs * record.key_dim * record.key_dim * static_cast<Index>(sizeof(float)));
+    plan.states = take(pairs * record.key_dim * value_dim * static_cast<Index>(sizeof(float)));
+    plan.initial = take((plan.segments == 0 ? 0 : sequences) * value_heads * record.key_dim * value_dim * static_cast<Index>(sizeof(float)));
     return plan;
   }
 };
 
-static_assert(PrefillPlan::make(Record{128, Strength::one}, 8192, 1, 64).bytes == 257ull * 64 * 29184);
+static_assert(segment_tokens(Split::automatic, 131072, 1, 4, 128) == 16384 && segment_tokens(Split::automatic, 8192, 1, 16, 128) == 0);
+static_assert(PrefillPlan::make({128, Strength::one}, 8192, 1, 64, 128, Split::automatic).bytes == 257ull * 64 * (29184 + 4));
 
 }  // namespace braid::cuda

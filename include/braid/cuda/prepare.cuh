@@ -29,6 +29,8 @@ template <class T, class G> struct PrepareArguments {
   int sequences = 1, heads = 0, value_heads = 0;
   bool normalize = false, beta_logit = false;
   std::byte* records = nullptr;  ///< [slots, HV]
+  /// One flag per batch of work items (plan.hpp): set when its records are written. Null: nobody looks before the kernel has ended.
+  ptx::Word* ready = nullptr;
 };
 
 /// One row of the algebra's table with everything a kernel must know when it is compiled.
@@ -50,30 +52,19 @@ struct ChunkRange {
   int tokens;
 };
 BRAID_FN ChunkRange find_chunk(const Index* offsets, Index tokens, int sequences, Index slot) {
-  Index begin = 0, end = tokens, first = 0;
-  if (offsets != nullptr) {
-    int low = 0, high = sequences;  // the last sequence whose first slot is not above `slot`
-    while (high - low > 1) {
-      const int middle = (low + high) / 2;
-      if (first_slot(offsets[middle], middle) <= slot) low = middle;
-      else high = middle;
-    }
-    begin = offsets[low];
-    end = offsets[low + 1];
-    first = first_slot(begin, low);
-  }
-  begin += (slot - first) * chunk_tokens;
-  const Index left = end - begin;
+  const Unit at = find_unit(offsets, tokens, sequences, chunk_tokens, slot);
+  const Index begin = at.begin + at.number * chunk_tokens, left = at.end - begin;
   return {begin, left <= 0 ? 0 : left < chunk_tokens ? static_cast<int>(left) : chunk_tokens};
 }
 
-/// Warps of a block; heads it prepares in turn; blocks per multiprocessor.
-template <int Heads = 4, int Blocks = 3> struct PreparePolicy {
-  static constexpr int warps = 4, heads = Heads, blocks = Blocks;
-  static_assert(Heads <= warps);
+/// Groups of four warps in a block, each with batches of its own; work items of a batch; registers of a thread, with which three groups
+/// fit a multiprocessor, or two beside a block of the recurrence (HopperPolicy).
+template <int Heads = 4, int Groups = 1> struct PreparePolicy {
+  static constexpr int warps = 4, heads = Heads, groups = Groups, threads = Groups * warps * 32, registers = 144;
+  static_assert(Heads <= warps && Heads % 2 == 0 && 3 * warps * 32 * registers <= 65536);
 };
 
-/// Body of the preparation for one block.
+/// Body of the preparation for one group of warps.
 template <class C, class P> class Preparation {
   using T = typename C::T;
   using G = typename C::G;
@@ -95,12 +86,14 @@ template <class C, class P> class Preparation {
     }
     /// Starts copying; tokens past the end become zeros.
     __device__ __forceinline__ void load(const E* base, int row_stride, const Lane& lane, int tokens) {
+      constexpr int rows = 32 / pieces;  // of one copy of the warp; the swizzle repeats after them
+      const int first = lane.index / pieces, piece = lane.index % pieces;
+      const ptx::Word to = ptx::shared_address(data + offset(first, 16 * piece));
+      const E* from = base + piece * (16 / static_cast<int>(sizeof(E)));
 #pragma unroll
       for (int i = 0; i < pieces; ++i) {
-        const int at = lane.index + 32 * i, row = at / pieces, piece = at % pieces;
-        const bool valid = row < tokens;
-        ptx::copy16_async(ptx::shared_address(data + offset(row, 16 * piece)),
-                          reinterpret_cast<const std::byte*>(base + (valid ? row * row_stride : 0)) + 16 * piece, valid);
+        const int row = first + i * rows;
+        ptx::copy16_async(to + i * rows * row_bytes, from + min(row, tokens - 1) * row_stride, row < tokens);
       }
     }
     /// Four channels (16 step + 4c ..) of token 8s + r.
@@ -117,28 +110,46 @@ template <class C, class P> class Preparation {
       }
     }
   };
-  /// q and k of the next head are fetched while this one is worked on, where shared memory allows.
-  static constexpr int key_buffers = sizeof(G) == 4 ? 1 : 2;
   struct Keys {
     Rows<T> q, k;
   };
+  /// What a warp has of an item. q and k of the next item are fetched while this one is worked on; once multiplied, an item's own take the
+  /// warp's part of the tiles of M and Z, and at the end of a batch the scratch of an inverse.
   struct Inputs {
-    Keys keys[key_buffers];
+    static constexpr int tiles_in_keys = sizeof(Keys) / (32 * sizeof(float4));
+    Keys keys[2];
     std::conditional_t<decay == Decay::per_channel, Rows<G>, char> gate;
+    float4 more[10 - tiles_in_keys][32];
+
+    __device__ __forceinline__ float4* part(int buffer, int tile) {
+      return tile < tiles_in_keys ? reinterpret_cast<float4*>(&keys[buffer]) + tile * 32 : more[tile - tiles_in_keys];
+    }
+    __device__ __forceinline__ InverseScratch& scratch() {
+      if constexpr (sizeof(Keys) >= sizeof(InverseScratch)) {
+        return *reinterpret_cast<InverseScratch*>(&keys[(P::heads - 1) % 2]);
+      } else {
+        static_assert(sizeof(more) >= sizeof(InverseScratch));
+        return *reinterpret_cast<InverseScratch*>(&more);
+      }
+    }
   };
   /// Values of the current item that travel in registers.
   struct Fetched {
-    float A_log = 0.f, beta = 0.f;  ///< beta of token `lane`
+    float A_log = 0.f;
+    ptx::Word beta = 0;  ///< bits of token `lane`'s
     float4 bias[decay == Decay::per_channel ? steps : 1];
   };
 
-  /// What is known of each token of a chunk.
+  /// What is known of each token of the current item.
   struct Tokens {
     float q_factor[chunk_tokens], k_factor[chunk_tokens];  ///< 1 / norm
     float qk[chunk_tokens];                                ///< q_i . k_i, the diagonal of Z
-    float erase[chunk_tokens];                             ///< e
-    float column[chunk_tokens];                            ///< factor of each column of T (without erasing: of Z and kg)
-    std::byte* record;                                     ///< null if the item is unused
+  };
+  /// The strengths of each token, and the record, of an item of the batch.
+  struct Strengths {
+    float erase[chunk_tokens];   ///< e
+    float column[chunk_tokens];  ///< factor of each column of T (without erasing: of Z and kg)
+    std::byte* record;           ///< null if the item is unused
   };
   /// One decay per head: products over the chunk, and between[i][j] = prod_{j<t<=i} alpha_t.
   struct ScalarDecay {
@@ -147,93 +158,111 @@ template <class C, class P> class Preparation {
 
  public:
   struct Storage {
-    union {
-      float4 partial[P::warps][10][32];  ///< each warp's part of the tiles of M and Z
-      InverseScratch inverse[P::warps];  ///< after the last head
-    };
-    float2 tiles[P::heads][10][32];  ///< M
     Inputs inputs[P::warps];
+    float2 tiles[P::heads][10][32];  ///< M
     float norms[3][P::warps][chunk_tokens];  ///< q.q, k.k, q.k
-    Tokens tokens[P::heads];
+    Tokens tokens;
+    Strengths strengths[P::heads];
     std::conditional_t<decay == Decay::per_head, ScalarDecay, char> scalar;
   };
 
   __device__ __forceinline__ Preparation(const PrepareArguments<T, G>& args, Storage& storage)
-      : args_(args), storage_(storage), warp_(static_cast<int>(threadIdx.x) / 32), channel_(warp_ * warp_channels), inputs_(storage.inputs[warp_]) {}
+      : args_(args), storage_(storage), warp_(static_cast<int>(threadIdx.x) / 32 % P::warps), channel_(warp_ * warp_channels),
+        inputs_(storage.inputs[warp_]) {}
 
-  /// Prepares the work items [first, first + P::heads), item = slot * HV + head.
-  __device__ __forceinline__ void run(Index first) {
-    start(first);
-    if constexpr (key_buffers == 2) load_keys(0);
+  /// Prepares the batches batch, batch + stride, ... below `count`: P::heads work items each, item = slot * HV + head.
+  __device__ __forceinline__ void run(int batch, int stride, int count) {
+    clear_flags(batch, stride, count);
+    start(batch, count);
+    load_keys(0);
     load_rest();
 #pragma unroll 1
-    for (int m = 0; m < P::heads; ++m) {
-      const bool work = chunk_.tokens > 0;
-      const ChunkRange chunk = chunk_;
-      const int head = head_;
-      std::byte* record = record_;
-      const Fetched fetched = fetched_;
-      if (!work && threadIdx.x == 0) storage_.tokens[m].record = nullptr;
-      if (work) token_factors(m, m % key_buffers, chunk, head, record, fetched);
-      if (m + 1 < P::heads) {
-        next();
-        if constexpr (key_buffers == 2) load_keys((m + 1) % key_buffers);
-        else ptx::copy_commit();
-      } else {
-        ptx::copy_commit();
-      }
-      if (work) {
-        ptx::copy_wait<1>();
-        __syncwarp();
-        const Tiles tiles = multiply(m, m % key_buffers, chunk, record, fetched);
+    for (; batch < count; batch += stride) {
+#pragma unroll 1
+      for (int m = 0; m < P::heads; ++m) {
+        const bool work = chunk_.tokens > 0;
+        const ChunkRange chunk = chunk_;
+        const int head = head_;
+        std::byte* record = args_.records + static_cast<Index>(item_) * C::record.bytes();
+        const Fetched fetched = fetched_;
+        if (!work && is_first_thread()) storage_.strengths[m].record = nullptr;
+        if (work) token_factors(m, chunk, head, record, fetched);
+        if (m + 1 < P::heads) next();
+        else if (batch + stride < count) start(batch + stride, count);
+        else chunk_.tokens = 0;
+        load_keys((m + 1) % 2);
+        if (work) {
+          ptx::copy_wait<1>();
+          __syncwarp();
+          const Tiles tiles = multiply(m, chunk, record, fetched);
+          __syncwarp();
 #pragma unroll
-        for (int i = 0; i < 10; ++i)
-          storage_.partial[warp_][i][lane_.index] = make_float4(tiles.tile[i][0], tiles.tile[i][1], tiles.tile[i][2], tiles.tile[i][3]);
-      }
-      __syncwarp();
-      if (m + 1 < P::heads) load_rest();
-      __syncthreads();
-      if (work) reduce(m, record);
-    }
-    __syncthreads();
-    if constexpr (C::record.erases()) {
-      if (warp_ < P::heads && storage_.tokens[warp_].record != nullptr) {
-        Tiles tiles;
-#pragma unroll
-        for (int i = 0; i < 10; ++i) {
-          const float2 x = storage_.tiles[warp_][i][lane_.index];
-          tiles.tile[i][0] = x.x, tiles.tile[i][1] = x.y;
+          for (int i = 0; i < 10; ++i)
+            inputs_.part(m % 2, i)[lane_.index] = make_float4(tiles.tile[i][0], tiles.tile[i][1], tiles.tile[i][2], tiles.tile[i][3]);
         }
-        const Tokens& token = storage_.tokens[warp_];
-        write_inverse<Operand>(lane_, tiles, token.erase, token.column, storage_.inverse[warp_], token.record + C::record.t());
+        load_rest();
+        barrier();
+        if (work) reduce(m, record);
       }
+      barrier();
+      if constexpr (C::record.erases()) invert();
+      publish(batch);
     }
   }
 
  private:
-  /// Finds the first item; `next` moves to the following one.
-  __device__ __forceinline__ void start(Index item) {
-    slot_ = item / args_.value_heads;
-    head_ = static_cast<int>(item - slot_ * args_.value_heads);
-    record_ = args_.records + item * C::record.bytes();
+  /// Waits for the group's other warps.
+  __device__ __forceinline__ static void barrier() {
+    if constexpr (P::groups == 1) __syncthreads();
+    else ptx::named_barrier(1 + static_cast<int>(threadIdx.x) / (P::warps * 32), P::warps * 32);
+  }
+  __device__ __forceinline__ bool is_first_thread() const { return warp_ == 0 && lane_.index == 0; }
+
+  /// Marks this group's batches as not ready, then lets the recurrence start. Without flags it may start and wait for this kernel's end.
+  __device__ __forceinline__ void clear_flags(int batch, int stride, int count) {
+    if (args_.ready != nullptr) {
+      for (int i = batch + (warp_ * 32 + lane_.index) * stride; i < count; i += P::warps * 32 * stride) args_.ready[i] = 0;
+      __threadfence();
+      barrier();
+    }
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+    ptx::launch_dependents();
+#endif
+  }
+  /// The batch's records are written; they are read through the copy engine.
+  __device__ __forceinline__ void publish(int batch) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+    if (args_.ready == nullptr) return;
+    ptx::fence_async_global();
+    barrier();
+    if (is_first_thread()) ptx::store_release(args_.ready + batch, 1);
+#endif
+  }
+
+  /// Finds the first item of a batch; `next` moves to the following one. With flags the batches go in the order of time, in which the
+  /// recurrence waits for them; without, from the end, so that the records written last, still in L2, are those read first.
+  __device__ __forceinline__ void start(int batch, int count) {
+    item_ = (args_.ready != nullptr ? batch : count - 1 - batch) * P::heads;
+    head_ = item_ % args_.value_heads;
     find();
   }
   __device__ __forceinline__ void next() {
-    record_ += C::record.bytes();
+    ++item_;
     if (++head_ == args_.value_heads) {
       head_ = 0;
-      ++slot_;
       find();
     }
   }
   __device__ __forceinline__ void find() {
-    chunk_ = slot_ < slots(args_.tokens, args_.sequences) ? find_chunk(args_.offsets, args_.tokens, args_.sequences, slot_) : ChunkRange{0, 0};
+    const int slot = item_ / args_.value_heads;
+    chunk_ = slot < slots(args_.tokens, args_.sequences) ? find_chunk(args_.offsets, args_.tokens, args_.sequences, slot) : ChunkRange{0, 0};
   }
 
   /// Starts reading the current item's q and k.
   __device__ __forceinline__ void load_keys(int buffer) {
     if (chunk_.tokens > 0) {
-      const Index row = chunk_.first * args_.heads + head_ / (args_.value_heads / args_.heads);
+      const int share = args_.value_heads == args_.heads ? head_ : head_ / (args_.value_heads / args_.heads);
+      const Index row = chunk_.first * args_.heads + share;
       Keys& keys = inputs_.keys[buffer];
       keys.q.load(args_.q + row * K + channel_, args_.heads * K, lane_, chunk_.tokens);
       keys.k.load(args_.k + row * K + channel_, args_.heads * K, lane_, chunk_.tokens);
@@ -242,7 +271,6 @@ template <class C, class P> class Preparation {
   }
   /// Starts reading the rest of the current item: its gate, and the few values kept in registers.
   __device__ __forceinline__ void load_rest() {
-    if constexpr (key_buffers == 1) load_keys(0);
     if (chunk_.tokens > 0) {
       if constexpr (decay == Decay::per_channel)
         inputs_.gate.load(args_.gate + (chunk_.first * args_.value_heads + head_) * K + channel_, args_.value_heads * K, lane_, chunk_.tokens);
@@ -253,17 +281,16 @@ template <class C, class P> class Preparation {
           fetched_.bias[step] = __ldg(reinterpret_cast<const float4*>(args_.dt_bias + head_ * K + channel_ + 16 * step + 4 * lane_.c));
       }
       if constexpr (C::Update::uses_beta)
-        if (lane_.index < chunk_.tokens) fetched_.beta = ptx::to_float(args_.beta[(chunk_.first + lane_.index) * args_.value_heads + head_]);
+        if (lane_.index < chunk_.tokens) fetched_.beta = ptx::load_bits(args_.beta + (chunk_.first + lane_.index) * args_.value_heads + head_);
     }
     ptx::copy_commit();
   }
 
   /// Norms and q.k of each token from the diagonals of q q^T, q k^T and k k^T (exact products of 16-bit inputs), and its strengths.
-  __device__ __forceinline__ void token_factors(int m, int buffer, const ChunkRange& chunk, int head, std::byte* record, const Fetched& fetched) {
-    if constexpr (key_buffers == 2) ptx::copy_wait<1>();
-    else ptx::copy_wait<0>();
+  __device__ __forceinline__ void token_factors(int m, const ChunkRange& chunk, int head, std::byte* record, const Fetched& fetched) {
+    ptx::copy_wait<1>();
     __syncwarp();
-    const Keys& keys = inputs_.keys[buffer];
+    const Keys& keys = inputs_.keys[m % 2];
     const int tokens = chunk.tokens;
     const int diagonal = 4 * lane_.r + lane_.r / 2;  // the lane that holds column r of row r
     const bool odd = lane_.r & 1;
@@ -283,7 +310,7 @@ template <class C, class P> class Preparation {
       const float q2 = pick(qq[0], qq[1]), k2 = pick(kx[2], kx[3]), qk = pick(kx[0], kx[1]);
       if (lane_.c < 3) storage_.norms[lane_.c][warp_][8 * s + lane_.r] = lane_.c == 0 ? q2 : lane_.c == 1 ? k2 : qk;
     }
-    __syncthreads();
+    barrier();
     const int token = lane_.index;
     auto sum = [&](int which) {
       float x = 0;
@@ -293,15 +320,16 @@ template <class C, class P> class Preparation {
     };
     constexpr float epsilon = static_cast<float>(l2_norm_epsilon);
     auto factor = [&](float norm2) { return args_.normalize ? rsqrtf(norm2 + epsilon) : 1.f; };
-    Tokens& out = storage_.tokens[m];
+    Strengths& out = storage_.strengths[m];
     if (warp_ == 0) {
       const float q_factor = factor(sum(0)), k_factor = factor(sum(1));
-      out.q_factor[token] = q_factor;
-      out.k_factor[token] = k_factor;
-      out.qk[token] = sum(2) * q_factor * k_factor;
+      storage_.tokens.q_factor[token] = q_factor;
+      storage_.tokens.k_factor[token] = k_factor;
+      storage_.tokens.qk[token] = sum(2) * q_factor * k_factor;
     } else if (warp_ == 1) {
       const float norm2 = sum(1), k_factor = factor(norm2), used = norm2 * k_factor * k_factor;
-      const float beta = args_.beta_logit ? ptx::reciprocal(1.f + ptx::exp2(-ptx::log2_e * fetched.beta)) : fetched.beta;
+      const float raw = ptx::from_bits<G>(fetched.beta);
+      const float beta = args_.beta_logit ? ptx::reciprocal(1.f + ptx::exp2(-ptx::log2_e * raw)) : raw;
       const float write = token < tokens ? C::Update::template write<float>(beta, used) : 0.f;
       out.erase[token] = token < tokens ? C::Update::template erase<float>(beta, used) : 0.f;
       out.column[token] = C::strength == Strength::two ? 1.f : write;
@@ -311,7 +339,7 @@ template <class C, class P> class Preparation {
     } else if (token == 0) {
       out.record = record;
     }
-    __syncthreads();
+    barrier();
   }
   __device__ __forceinline__ static float rate(const Fetched& fetched) { return raw_gate ? __expf(fetched.A_log) : 0.f; }
 
@@ -347,9 +375,9 @@ template <class C, class P> class Preparation {
   }
 
   /// This warp's part of M and Z; writes its channels of kd, qd, kg and a.
-  __device__ __forceinline__ Tiles multiply(int m, int buffer, const ChunkRange& chunk, std::byte* record, const Fetched& fetched) {
-    const Tokens& token = storage_.tokens[m];
-    const Keys& keys = inputs_.keys[buffer];
+  __device__ __forceinline__ Tiles multiply(int m, const ChunkRange& chunk, std::byte* record, const Fetched& fetched) {
+    const Strengths& strengths = storage_.strengths[m];
+    const Keys& keys = inputs_.keys[m % 2];
     const int tokens = chunk.tokens;
     if constexpr (decay == Decay::per_channel) {
       const float head_rate = rate(fetched);
@@ -360,7 +388,7 @@ template <class C, class P> class Preparation {
         const float bias[4] = {b.x, b.y, b.z, b.w};
         Quad q[4], k[4];
         float prefix[4][4], suffix[4][4], total[4];
-        read_operands(q, k, keys, token, step);
+        read_operands(q, k, keys, step);
 #pragma unroll
         for (int s = 0; s < 4; ++s) {
           inputs_.gate.read(prefix[s], lane_, s, step);
@@ -377,7 +405,7 @@ template <class C, class P> class Preparation {
             for (int i = 0; i < 4; ++i) prefix[s][i] = 8 * s + lane_.r < tokens ? prefix[s][i] : 1.f;
         }
         splitting.step(lane_, k, q, prefix, suffix, total);
-        write_rows(record, token, step, q, k, prefix, suffix, total);
+        write_rows(record, strengths, step, q, k, prefix, suffix, total);
       }
       return splitting.tiles(lane_);
     } else {  // M and Z are plain products times a scalar for each pair of tokens, which `reduce` applies
@@ -399,17 +427,18 @@ template <class C, class P> class Preparation {
 #pragma unroll 1
       for (int step = 0; step < steps; ++step) {
         Quad q[4], k[4];
-        read_operands(q, k, keys, token, step);
+        read_operands(q, k, keys, step);
 #pragma unroll
         for (int s = 0; s < 4; ++s)
 #pragma unroll
           for (int t = 0; t <= s; ++t) multiply_tile<Operand>(tiles.tile[Tiles::at(s, t)], k[s], q[s], k[t]);
-        write_rows(record, token, step, q, k, prefix, suffix, total);
+        write_rows(record, strengths, step, q, k, prefix, suffix, total);
       }
       return tiles;
     }
   }
-  __device__ __forceinline__ void read_operands(Quad (&q)[4], Quad (&k)[4], const Keys& keys, const Tokens& token, int step) const {
+  __device__ __forceinline__ void read_operands(Quad (&q)[4], Quad (&k)[4], const Keys& keys, int step) const {
+    const Tokens& token = storage_.tokens;
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
       q[s] = scaled_operand(keys.q, s, step, token.q_factor[8 * s + lane_.r]);
@@ -417,7 +446,7 @@ template <class C, class P> class Preparation {
     }
   }
   /// kd, qd, kg and a of 16 channels.
-  __device__ __forceinline__ void write_rows(std::byte* record, const Tokens& token, int step, const Quad (&q)[4], const Quad (&k)[4],
+  __device__ __forceinline__ void write_rows(std::byte* record, const Strengths& token, int step, const Quad (&q)[4], const Quad (&k)[4],
                                              const float (&prefix)[4][4], const float (&suffix)[4][4], const float (&total)[4]) const {
     const int channel = channel_ + 16 * step + 4 * lane_.c;
 #pragma unroll
@@ -429,11 +458,12 @@ template <class C, class P> class Preparation {
       if constexpr (C::strength == Strength::none && !C::unit_write)
         store(at + C::record.kg(), multiply_quad<Operand>(k[s], scaled_quad(suffix[s], token.column[row])));
       else store(at + C::record.kg(), multiply_quad<Operand>(k[s], pack_quad<Operand>(suffix[s])));
-      if constexpr (C::strength == Strength::one) store(at + C::record.kd(), multiply_quad<Operand>(k[s], before));
+      const Quad minus = negate_quad<Operand>(k[s]);
+      if constexpr (C::strength == Strength::one) store(at + C::record.kd(), multiply_quad<Operand>(minus, before));
       else if constexpr (C::strength == Strength::two)
-        store(at + C::record.kd(), multiply_quad<Operand>(k[s], scaled_quad(prefix[s], token.erase[row])));
+        store(at + C::record.kd(), multiply_quad<Operand>(minus, scaled_quad(prefix[s], token.erase[row])));
     }
-    if (lane_.r == 0) *reinterpret_cast<float4*>(record + C::record.a() + channel * 4) = make_float4(total[0], total[1], total[2], total[3]);
+    if (lane_.r == 0) store_decay(record + C::record.a(), channel, total);
   }
   __device__ __forceinline__ static Quad scaled_quad(const float (&x)[4], float factor) {
     const float y[4] = {x[0] * factor, x[1] * factor, x[2] * factor, x[3] * factor};
@@ -443,19 +473,31 @@ template <class C, class P> class Preparation {
     *reinterpret_cast<uint2*>(at) = make_uint2(x.word[0], x.word[1]);
   }
 
+  /// T' of the batch, a warp for each item.
+  __device__ __forceinline__ void invert() {
+    if (warp_ >= P::heads || storage_.strengths[warp_].record == nullptr) return;
+    Tiles tiles;
+#pragma unroll
+    for (int i = 0; i < 10; ++i) {
+      const float2 x = storage_.tiles[warp_][i][lane_.index];
+      tiles.tile[i][0] = x.x, tiles.tile[i][1] = x.y;
+    }
+    const Strengths& token = storage_.strengths[warp_];
+    write_inverse<Operand>(lane_, tiles, token.erase, token.column, inputs_.scratch(), token.record + C::record.t());
+  }
+
   /// Sums the warps' parts, a few tiles each; keeps M, writes Z.
   __device__ __forceinline__ void reduce(int m, std::byte* record) {
-    const Tokens& token = storage_.tokens[m];
     auto* z = reinterpret_cast<Word*>(record + C::record.z()) + lane_.index;
 #pragma unroll
     for (int first = 0; first < 10; first += P::warps) {
       const int tile = first + warp_;
       if (tile >= 10) break;
       const int s = tile < 1 ? 0 : tile < 3 ? 1 : tile < 6 ? 2 : 3, t = tile - s * (s + 1) / 2;
-      float4 x = storage_.partial[0][tile][lane_.index];
+      float4 x = storage_.inputs[0].part(m % 2, tile)[lane_.index];
 #pragma unroll
       for (int w = 1; w < P::warps; ++w) {
-        const float4 y = storage_.partial[w][tile][lane_.index];
+        const float4 y = storage_.inputs[w].part(m % 2, tile)[lane_.index];
         x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
       }
       if constexpr (decay != Decay::per_channel) {
@@ -467,12 +509,12 @@ template <class C, class P> class Preparation {
       }
       if constexpr (C::record.erases()) storage_.tiles[m][tile][lane_.index] = make_float2(x.x, x.y);
       if (s == t) {
-        const float qk = token.qk[8 * s + lane_.r];
+        const float qk = storage_.tokens.qk[8 * s + lane_.r];
         if (lane_.r == 2 * lane_.c) x.z = qk;
         if (lane_.r == 2 * lane_.c + 1) x.w = qk;
       }
       if constexpr (C::strength == Strength::none && !C::unit_write) {
-        const float2 column = *reinterpret_cast<const float2*>(&token.column[8 * t + 2 * lane_.c]);
+        const float2 column = *reinterpret_cast<const float2*>(&storage_.strengths[m].column[8 * t + 2 * lane_.c]);
         x.z *= column.x, x.w *= column.y;
       }
       z[(4 * s + t) * 32] = ptx::pack<Operand>(x.z, x.w);
@@ -486,23 +528,19 @@ template <class C, class P> class Preparation {
   Lane lane_;
   int warp_, channel_;  ///< the warp's first channel
   Inputs& inputs_;
-  Index slot_ = 0;  ///< the current item: slot, head, tokens, record
-  int head_ = 0;
+  int item_ = 0, head_ = 0;  ///< the current item, slot * HV + head, and its tokens
   ChunkRange chunk_ = {0, 0};
-  std::byte* record_ = nullptr;
   Fetched fetched_;
 };
 
-/// Blocks take the work items from the end, so that the records written last, which are still in L2, are those read first.
+/// A persistent grid.
 template <class C, class P>
-__global__ void __launch_bounds__(P::warps * 32, P::blocks) prepare_kernel(const __grid_constant__ PrepareArguments<typename C::T, typename C::G> args) {
+__global__ void __maxnreg__(P::registers) prepare_kernel(const __grid_constant__ PrepareArguments<typename C::T, typename C::G> args) {
   using Body = Preparation<C, P>;
   extern __shared__ __align__(16) unsigned char prepare_shared[];
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  ptx::launch_dependents();
-#endif
-  const Index block = static_cast<Index>(gridDim.x) - 1 - static_cast<Index>(blockIdx.x);
-  Body(args, *reinterpret_cast<typename Body::Storage*>(prepare_shared)).run(block * P::heads);
+  const int group = static_cast<int>(threadIdx.x) / (P::warps * 32), first = static_cast<int>(blockIdx.x) * P::groups + group;
+  const int count = static_cast<int>((slots(args.tokens, args.sequences) * args.value_heads + P::heads - 1) / P::heads);
+  Body(args, reinterpret_cast<typename Body::Storage*>(prepare_shared)[group]).run(first, static_cast<int>(gridDim.x) * P::groups, count);
 }
 
 }  // namespace braid::cuda

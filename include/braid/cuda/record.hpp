@@ -10,6 +10,8 @@
 //
 //   E = V - kd S          R = T' E          O = scale (qd S + Z R)          S <- Diag(a) S + kg^T R              Eqs. (6)-(9)
 //
+// The section kd holds -kd, so that E is a product added to V.
+//
 // * one strength (e = w = beta, DeltaRule):  T' = T Diag(beta)
 // * two strengths:                           T' = T, kd[i] carries e_i, and the consumer forms E = Diag(w) V - kd S
 // * no erasing (Additive):                   R = V; kg[j] and column j of Z carry w_j; kd and T' are absent
@@ -51,10 +53,10 @@ struct Record {
   BRAID_FN constexpr int rows_bytes() const { return key_dim / 64 * panel_bytes; }
   BRAID_FN constexpr int qd() const { return 0; }                                 ///< 16-bit [32][K], panels, swizzled
   BRAID_FN constexpr int kg() const { return rows_bytes(); }                      ///< 16-bit [32][K], panels, swizzled
-  BRAID_FN constexpr int kd() const { return 2 * rows_bytes(); }                  ///< 16-bit [32][K], panels, swizzled
+  BRAID_FN constexpr int kd() const { return 2 * rows_bytes(); }                  ///< 16-bit [32][K], panels, swizzled; minus kd
   BRAID_FN constexpr int z() const { return (erases() ? 3 : 2) * rows_bytes(); }  ///< 16-bit [32][32], cores
   BRAID_FN constexpr int t() const { return z() + square_bytes; }                 ///< 16-bit [32][32], cores
-  BRAID_FN constexpr int a() const { return z() + (erases() ? 2 : 1) * square_bytes; }  ///< float [K]
+  BRAID_FN constexpr int a() const { return z() + (erases() ? 2 : 1) * square_bytes; }  ///< float [K], in the order of decay_element
   BRAID_FN constexpr int w() const { return a() + key_dim * 4; }                  ///< float [32], Strength::two only
   BRAID_FN constexpr int bytes() const { return w() + (strength == Strength::two ? chunk_tokens * 4 : 0); }
   /// Distance of two records in shared memory.
@@ -63,6 +65,10 @@ struct Record {
   /// Element (token, channel) of kd, qd or kg, in bytes from the section's start: the 128-byte swizzle of wgmma and TMA.
   BRAID_FN static constexpr int row_element(int token, int channel) {
     return channel / 64 * panel_bytes + token * 128 + (((channel % 64 / 8) ^ (token & 7)) << 4) + channel % 8 * 2;
+  }
+  /// Channel of a, in bytes: the four that a lane of a fragment has of 16 channels (2c, 2c + 1, and 8 more) lie together.
+  BRAID_FN static constexpr int decay_element(int channel) {
+    return (channel / 16 * 4 + channel % 8 / 2) * 16 + channel / 8 % 2 * 8 + channel % 2 * 4;
   }
   /// Element (row, column) of Z or T', in bytes: 8x8 cores of 128 bytes, cores of one row of cores adjacent.
   BRAID_FN static constexpr int square_element(int row, int column) {
@@ -79,6 +85,23 @@ BRAID_FN constexpr Index first_slot(Index offset, Index sequence) { return offse
 /// Slots to reserve for T tokens in N sequences.
 BRAID_FN constexpr Index slots(Index tokens, Index sequences) { return tokens / chunk_tokens + sequences; }
 BRAID_FN constexpr Index chunks(Index length) { return (length + chunk_tokens - 1) / chunk_tokens; }
+/// The sequence of a packed batch to which unit `unit` belongs, where sequence n has the units from offsets[n] / size + n on (first_slot
+/// with chunks as units): its first token and the one after its last, and the unit's number within it.
+struct Unit {
+  Index begin, end, number;
+  int sequence;
+};
+BRAID_FN Unit find_unit(const Index* offsets, Index tokens, int sequences, Index size, Index unit) {
+  if (offsets == nullptr) return {0, tokens, unit, 0};
+  int low = 0, high = sequences;  // the last sequence whose first unit is not above `unit`
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    if (offsets[middle] / size + middle <= unit) low = middle;
+    else high = middle;
+  }
+  return {offsets[low], offsets[low + 1], unit - (offsets[low] / size + low), low};
+}
+
 /// Record of (slot, value head) in the workspace, in units of Record::bytes().
 BRAID_FN constexpr Index record_index(Index slot, Index head, Index value_heads) { return slot * value_heads + head; }
 

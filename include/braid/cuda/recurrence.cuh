@@ -33,7 +33,7 @@ template <class T, class Operand, int KeyDim, class Form, class Policy>
 class PortableRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
   using Base = RecurrenceFragments<T, Operand, KeyDim>;
   using Word = ptx::Word;
-  using Base::args_, Base::lane_, Base::range_, Base::warp_;
+  using Base::args_, Base::lane_, Base::walk_, Base::warp_;
   static constexpr auto layout = Form::record(KeyDim);
   static constexpr int steps = KeyDim / 16;
   static constexpr int output_stride = 48;  // bytes per token of a warp's output tile: 32 and padding
@@ -46,11 +46,11 @@ class PortableRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     Stage stage[Policy::stages];
     alignas(16) unsigned char values[Policy::stages][chunk_tokens * Base::value_stride];
     alignas(16) unsigned char output[4][chunk_tokens * output_stride];
+    Walk walk;
   };
 
-  __device__ __forceinline__ PortableRecurrence(const RecurrenceArguments<T>& args, Storage& storage, int sequence, int head, int tile,
-                                                int value_dim)
-      : Base(args, sequence, head, tile, value_dim), storage_(storage), products_(static_cast<int>(threadIdx.x) % 32) {}
+  __device__ __forceinline__ PortableRecurrence(const RecurrenceArguments<T>& args, Storage& storage)
+      : Base(args, storage.walk), storage_(storage), products_(static_cast<int>(threadIdx.x) % 32) {}
 
   __device__ __forceinline__ void run() {
     const int count = this->chunk_count();
@@ -62,22 +62,21 @@ class PortableRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       __syncthreads();  // this chunk is there for all, and all are done with the one before it
       start_copy(chunk + Policy::stages - 1, count);
       step(s, chunk);
-      if (args_.checkpoints != nullptr) this->store_checkpoint(s, chunk);
+      this->store_checkpoint(s, chunk);
     }
-    if (args_.final_state != nullptr) this->store_state(s, args_.final_state + this->state_offset(this->sequence_));
+    this->store_last_state(s);
   }
 
  private:
   __device__ __forceinline__ void start_copy(int chunk, int count) {
     if (chunk < count) {
       const int stage = chunk % Policy::stages;
-      const Index slot = first_slot(range_.begin, this->sequence_) + chunk;
-      const std::byte* record = args_.records + record_index(slot, this->head_, args_.value_heads) * layout.bytes();
+      const std::byte* record = args_.records + (this->first_record() + static_cast<Index>(chunk) * args_.value_heads) * layout.bytes();
       const Word to = ptx::shared_address(storage_.stage[stage].record);
 #pragma unroll 5
       for (int i = threadIdx.x; i < layout.bytes() / 16; i += Policy::threads) ptx::copy16_async(to + i * 16, record + i * 16);
       const Index first = static_cast<Index>(chunk) * chunk_tokens;
-      const int tokens = this->tokens_in(chunk);
+      const int tokens = this->value_tokens_in(chunk);
       const Word values = ptx::shared_address(storage_.values[stage]);
 #pragma unroll
       for (int i = threadIdx.x; i < chunk_tokens * 8; i += Policy::threads) {
@@ -101,18 +100,19 @@ class PortableRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     Word operand[KeyDim / 4], values[8], r[8];
     Base::pack_words(operand, s);
     if constexpr (layout.erases()) {
-      float e[16] = {}, product[16] = {};
-      products_.template add_rows<steps>(e, operand, base + layout.kd());
+      float e[16], product[16] = {};
       this->load_values(values, tile);
+      this->unpack_values(e, values, Form::strength == Strength::two ? record + layout.w() : nullptr);
+      products_.template add_rows<steps>(e, operand, base + layout.kd());
       Word difference[8];
-      this->subtract(difference, values, e, Form::strength == Strength::two ? record + layout.w() : nullptr, tokens);
+      Base::pack_words(difference, e);
       products_.add_square(product, difference, base + layout.t());
       Base::pack_words(r, product);
     } else {
       this->load_values(values, tile);
-      this->convert(r, values, tokens);
+      this->convert(r, values);
     }
-    if (args_.o != nullptr) {
+    if (this->wants_outputs()) {
       float o[16] = {};
       products_.template add_rows<steps>(o, operand, base + layout.qd());
       products_.add_square(o, r, base + layout.z());
@@ -128,7 +128,7 @@ class PortableRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     Word operand[KeyDim / 4], values[8], y[8];  // y holds -Y
     Base::pack_words(operand, s);
     this->load_values(values, tile);
-    this->convert(values, values, tokens);
+    this->convert(values, values);
     {
       float e[16] = {}, product[16] = {};
       products_.template add_rows<steps>(e, operand, base + layout.bd());
@@ -137,7 +137,7 @@ class PortableRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       products_.add_square(product, y, base + layout.t());
       Base::pack_words(y, product);
     }
-    if (args_.o != nullptr) {
+    if (this->wants_outputs()) {
       float o[16] = {};
       products_.template add_rows<steps>(o, operand, base + layout.qd());
       products_.add_square(o, values, base + layout.aqk());
@@ -175,34 +175,31 @@ class PortableRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
 
 namespace detail {
 
-/// Block b of the grid: tile b % tiles of head b / tiles % HV of sequence b / tiles / HV, tiles = V / 64.
-template <class Body, class T>
-__device__ __forceinline__ void run_recurrence(const RecurrenceArguments<T>& args, int value_dim, unsigned char* shared) {
-  const int tiles = value_dim / 64, pair = static_cast<int>(blockIdx.x) / tiles;
-  Body(args, *reinterpret_cast<typename Body::Storage*>(shared), pair / args.value_heads, pair % args.value_heads,
-       static_cast<int>(blockIdx.x) % tiles, value_dim).run();
+template <class Body, int KeyDim, class T>
+__device__ __forceinline__ void run_recurrence(const RecurrenceArguments<T>& args, unsigned char* shared) {
+  auto& storage = *reinterpret_cast<typename Body::Storage*>(shared);
+  if (threadIdx.x == 0) storage.walk = find_walk(args, blockIdx.x, KeyDim);
+  __syncthreads();
+  if (storage.walk.active) Body(args, storage).run();
 }
 
 template <class T, class Operand, int KeyDim, Strength Kind, class Policy>
-__global__ void __launch_bounds__(Policy::threads, Policy::blocks)
-    recurrence_kernel(const __grid_constant__ RecurrenceArguments<T> args, int value_dim) {
+__global__ void __launch_bounds__(Policy::threads, Policy::blocks) recurrence_kernel(const __grid_constant__ RecurrenceArguments<T> args) {
   extern __shared__ __align__(1024) unsigned char shared[];
-  run_recurrence<PortableRecurrence<T, Operand, KeyDim, RankOneForm<Kind>, Policy>>(args, value_dim, shared);
+  run_recurrence<PortableRecurrence<T, Operand, KeyDim, RankOneForm<Kind>, Policy>, KeyDim>(args, shared);
 }
 template <class T, class Operand, int KeyDim, class Policy>
-__global__ void __launch_bounds__(Policy::threads, Policy::blocks)
-    dplr_recurrence_kernel(const __grid_constant__ RecurrenceArguments<T> args, int value_dim) {
+__global__ void __launch_bounds__(Policy::threads, Policy::blocks) dplr_recurrence_kernel(const __grid_constant__ RecurrenceArguments<T> args) {
   extern __shared__ __align__(1024) unsigned char shared[];
-  run_recurrence<PortableRecurrence<T, Operand, KeyDim, DplrForm, Policy>>(args, value_dim, shared);
+  run_recurrence<PortableRecurrence<T, Operand, KeyDim, DplrForm, Policy>, KeyDim>(args, shared);
 }
 
 template <class Body, class Policy, class T>
-void launch_recurrence(void (*kernel)(RecurrenceArguments<T>, int), const RecurrenceArguments<T>& args, int value_dim, cudaStream_t stream) {
+void launch_recurrence(void (*kernel)(RecurrenceArguments<T>), const RecurrenceArguments<T>& args, Index blocks, cudaStream_t stream) {
   constexpr int shared = sizeof(typename Body::Storage);
   static const cudaError_t raised = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
   check(raised, "cuda recurrence");
-  const Index blocks = static_cast<Index>(args.sequences) * args.value_heads * (value_dim / 64);
-  kernel<<<static_cast<unsigned>(blocks), Policy::threads, shared, stream>>>(args, value_dim);
+  kernel<<<static_cast<unsigned>(blocks), Policy::threads, shared, stream>>>(args);
   check(cudaGetLastError(), "cuda recurrence");
 }
 
@@ -212,16 +209,16 @@ void launch_recurrence(void (*kernel)(RecurrenceArguments<T>, int), const Recurr
 using DefaultPortablePolicy = PortablePolicy<2, 2>;
 
 template <class T, class Operand, int KeyDim, Strength Kind>
-void launch_portable_recurrence(const RecurrenceArguments<T>& args, int value_dim, cudaStream_t stream) {
+void launch_portable_recurrence(const RecurrenceArguments<T>& args, Index blocks, cudaStream_t stream) {
   using Policy = DefaultPortablePolicy;
   detail::launch_recurrence<PortableRecurrence<T, Operand, KeyDim, RankOneForm<Kind>, Policy>, Policy>(
-      &detail::recurrence_kernel<T, Operand, KeyDim, Kind, Policy>, args, value_dim, stream);
+      &detail::recurrence_kernel<T, Operand, KeyDim, Kind, Policy>, args, blocks, stream);
 }
 template <class T, class Operand, int KeyDim>
-void launch_dplr_recurrence(const RecurrenceArguments<T>& args, int value_dim, cudaStream_t stream) {
+void launch_dplr_recurrence(const RecurrenceArguments<T>& args, Index blocks, cudaStream_t stream) {
   using Policy = DefaultPortablePolicy;
   detail::launch_recurrence<PortableRecurrence<T, Operand, KeyDim, DplrForm, Policy>, Policy>(
-      &detail::dplr_recurrence_kernel<T, Operand, KeyDim, Policy>, args, value_dim, stream);
+      &detail::dplr_recurrence_kernel<T, Operand, KeyDim, Policy>, args, blocks, stream);
 }
 
 }  // namespace braid::cuda

@@ -1,11 +1,24 @@
-// What every recurrence kernel (portable, Hopper) takes beside the records.
+// What every recurrence kernel (portable, Hopper) takes beside the records, and which part of the work a block does.
+//
+// A sequence may be walked by one block from end to end, or cut into segments of `segment_tokens`, all walked at once. A chunk is an affine
+// map of the state, S -> M S + c, so a segment is one too. Three launches: `summary` walks each segment from zero for c and from the
+// identity, without values, for M; combine (segments.cuh) turns these into the state at the end of every segment; `outputs` walks each
+// segment from the state at its start. The first segment starts from the initial state and needs no M, the last no summary.
 #pragma once
 
 #include <braid/cuda/record.hpp>
 
 #include <cstddef>
+#include <cstdint>
 
 namespace braid::cuda {
+
+/// What a launch of the recurrence is for.
+enum class Pass : unsigned char {
+  whole,    ///< outputs and final states of whole sequences
+  summary,  ///< c and M of every segment that another one follows
+  outputs   ///< outputs and final states from the states at the segments' starts
+};
 
 /// Device pointers; null means absent. T is the type of v and o.
 template <class T> struct RecurrenceArguments {
@@ -20,17 +33,55 @@ template <class T> struct RecurrenceArguments {
   int checkpoint_chunks = 0;
   const Index* offsets = nullptr;  ///< [N + 1], device memory; null: one sequence of `tokens`
   Index tokens = 0;
-  int sequences = 1, value_heads = 0;
+  int sequences = 1, value_heads = 0, value_dim = 0;
   float scale = 1;
+
+  /// Flags of the preparation's batches of `batch_items` records: the kernels run side by side and a record is read once its flag is set.
+  /// Null: the preparation has ended before the first record is read.
+  const std::uint32_t* ready = nullptr;
+  int batch_items = 1;
+
+  Pass pass = Pass::whole;
+  Index segment_tokens = 0;         ///< a multiple of 32; of `summary` and `outputs`
+  float* segment_maps = nullptr;    ///< [segments, HV, K, K]: M[key out][key in]
+  float* segment_states = nullptr;  ///< [segments, HV, K, V]: `summary` writes c, `outputs` reads the states at the segments' ends
 };
 
-/// First token and length of a sequence.
-struct SequenceRange {
-  Index begin, length;
+/// One block's part: 64 columns of the state (values, or in `summary` also key columns of M) over some tokens of a head of a sequence.
+struct Walk {
+  bool active = false;
+  int sequence = 0, head = 0, tile = 0;
+  Index sequence_begin = 0, begin = 0, length = 0;  ///< tokens
+  Index segment = 0;
+  bool first = true, last = true;  ///< segment of its sequence
+  bool map = false;                ///< walks M: from the identity, without values
 };
-template <class T> BRAID_FN SequenceRange sequence_range(const RecurrenceArguments<T>& args, int sequence) {
-  if (args.offsets == nullptr) return {0, args.tokens};
-  return {args.offsets[sequence], args.offsets[sequence + 1] - args.offsets[sequence]};
+/// Block b of the grid: tile b % tiles of head b / tiles % HV of sequence or segment b / tiles / HV. Key tiles follow the V / 64 value tiles.
+template <class T> BRAID_FN Walk find_walk(const RecurrenceArguments<T>& args, Index block, int key_dim) {
+  const int value_tiles = args.value_dim / 64, tiles = value_tiles + (args.pass == Pass::summary ? key_dim / 64 : 0);
+  const Index pair = block / tiles, unit = pair / args.value_heads;
+  Walk walk;
+  walk.tile = static_cast<int>(block % tiles);
+  walk.head = static_cast<int>(pair % args.value_heads);
+  if (args.pass == Pass::whole) {
+    walk.active = true;
+    walk.sequence = static_cast<int>(unit);
+    walk.sequence_begin = walk.begin = args.offsets == nullptr ? 0 : args.offsets[unit];
+    walk.length = (args.offsets == nullptr ? args.tokens : args.offsets[unit + 1]) - walk.begin;
+    return walk;
+  }
+  const Unit at = find_unit(args.offsets, args.tokens, args.sequences, args.segment_tokens, unit);
+  walk.sequence = at.sequence;
+  walk.sequence_begin = at.begin;
+  walk.segment = unit;
+  walk.begin = at.begin + at.number * args.segment_tokens;
+  walk.first = at.number == 0;
+  walk.last = walk.begin + args.segment_tokens >= at.end;
+  walk.length = walk.last ? at.end - walk.begin : args.segment_tokens;
+  walk.map = walk.tile >= value_tiles;
+  if (walk.map) walk.tile -= value_tiles;
+  walk.active = (walk.first || walk.length > 0) && !(args.pass == Pass::summary && (walk.last || (walk.first && walk.map)));
+  return walk;
 }
 
 }  // namespace braid::cuda

@@ -15,18 +15,25 @@ template <class T, class Operand, int KeyDim> class RecurrenceFragments {
   static constexpr int values_per_block = 64;
   static constexpr int value_stride = 144;  // bytes per token of a value tile in shared memory: 128 and padding against bank conflicts
 
-  __device__ __forceinline__ RecurrenceFragments(const RecurrenceArguments<T>& args, int sequence, int head, int tile, int value_dim)
-      : args_(args), range_(sequence_range(args, sequence)), sequence_(sequence), head_(head), tile_(tile), value_dim_(value_dim),
-        warp_(__shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0)), lane_(static_cast<int>(threadIdx.x) % 32) {}
+  __device__ __forceinline__ RecurrenceFragments(const RecurrenceArguments<T>& args, const Walk& walk)
+      : args_(args), walk_(walk), warp_(__shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0)), lane_(static_cast<int>(threadIdx.x) % 32) {}
 
   __device__ __forceinline__ int tokens_in(int chunk) const {
-    const Index left = range_.length - static_cast<Index>(chunk) * chunk_tokens;
+    const Index left = walk_.length - static_cast<Index>(chunk) * chunk_tokens;
     return left < chunk_tokens ? static_cast<int>(left) : chunk_tokens;
   }
-  __device__ __forceinline__ int chunk_count() const { return static_cast<int>(chunks(range_.length)); }
-  /// Element (token of the sequence, this head, first value of the tile) of v and o.
+  __device__ __forceinline__ int chunk_count() const { return static_cast<int>(chunks(walk_.length)); }
+  /// Number of the record of the walk's first chunk.
+  __device__ __forceinline__ Index first_record() const {
+    const Index slot = first_slot(walk_.sequence_begin, walk_.sequence) + (walk_.begin - walk_.sequence_begin) / chunk_tokens;
+    return record_index(slot, walk_.head, args_.value_heads);
+  }
+  /// Tokens of a chunk whose values count: none when M is walked.
+  __device__ __forceinline__ int value_tokens_in(int chunk) const { return walk_.map ? 0 : tokens_in(chunk); }
+  __device__ __forceinline__ bool wants_outputs() const { return args_.o != nullptr && args_.pass != Pass::summary; }
+  /// Element (token of the walk, this head, first value of the tile) of v and o.
   __device__ __forceinline__ Index value_offset(Index token) const {
-    return ((range_.begin + token) * args_.value_heads + head_) * value_dim_ + tile_ * values_per_block;
+    return ((walk_.begin + token) * args_.value_heads + walk_.head) * args_.value_dim + (walk_.map ? 0 : walk_.tile * values_per_block);
   }
 
   template <int N> __device__ __forceinline__ static void pack_words(Word (&words)[N], const float (&x)[2 * N]) {
@@ -34,13 +41,14 @@ template <class T, class Operand, int KeyDim> class RecurrenceFragments {
     for (int i = 0; i < N; ++i) words[i] = ptx::pack<Operand>(x[2 * i], x[2 * i + 1]);
   }
 
-  /// S <- Diag(a) S, a float [K] in shared memory.
+  /// S <- Diag(a) S, a in shared memory (Record::decay_element).
   __device__ __forceinline__ void decay_state(float (&s)[KeyDim / 2], const unsigned char* a) const {
-    const auto* decay = reinterpret_cast<const float2*>(a) + lane_ % 4;
+    const auto* decay = reinterpret_cast<const float4*>(a) + lane_ % 4;
 #pragma unroll
-    for (int j = 0; j < KeyDim / 8; ++j) {
-      const float2 x = decay[4 * j];
-      s[4 * j] *= x.x, s[4 * j + 1] *= x.y, s[4 * j + 2] *= x.x, s[4 * j + 3] *= x.y;
+    for (int j = 0; j < KeyDim / 16; ++j) {
+      const float4 x = decay[4 * j];
+      s[8 * j] *= x.x, s[8 * j + 1] *= x.y, s[8 * j + 2] *= x.x, s[8 * j + 3] *= x.y;
+      s[8 * j + 4] *= x.z, s[8 * j + 5] *= x.w, s[8 * j + 6] *= x.z, s[8 * j + 7] *= x.w;
     }
   }
 
@@ -50,55 +58,64 @@ template <class T, class Operand, int KeyDim> class RecurrenceFragments {
     ptx::ldmatrix_transposed(*reinterpret_cast<Word(*)[4]>(&words[0]), at);
     ptx::ldmatrix_transposed(*reinterpret_cast<Word(*)[4]>(&words[4]), at + 16 * value_stride);
   }
-  /// Diag(w) V - E as an operand, with w null for one. Tokens past the end give zero whatever the tile holds there.
-  __device__ __forceinline__ void subtract(Word (&out)[8], const Word (&v)[8], const float (&e)[16], const unsigned char* w, int tokens) const {
+  /// Diag(w) V in fp32, to which a product adds -E; w null for one. Tokens past the end are zero in the tile, and so they stay.
+  __device__ __forceinline__ void unpack_values(float (&e)[16], const Word (&v)[8], const unsigned char* w) const {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      float x = ptx::low<T>(v[i]), y = ptx::high<T>(v[i]);
+      e[2 * i] = ptx::low<T>(v[i]), e[2 * i + 1] = ptx::high<T>(v[i]);
       if (w != nullptr) {
         const float2 strength = reinterpret_cast<const float2*>(w)[i / 2 * 4 + lane_ % 4];
-        x *= strength.x, y *= strength.y;
+        e[2 * i] *= strength.x, e[2 * i + 1] *= strength.y;
       }
-      out[i] = ptx::pack<Operand>(x - e[2 * i], y - e[2 * i + 1]);
     }
-    if (tokens < chunk_tokens) mask(out, tokens);
   }
-  __device__ __forceinline__ void convert(Word (&out)[8], const Word (&v)[8], int tokens) const {
+  /// V as an operand.
+  __device__ __forceinline__ void convert(Word (&out)[8], const Word (&v)[8]) const {
 #pragma unroll
     for (int i = 0; i < 8; ++i) out[i] = ptx::pack<Operand>(ptx::low<T>(v[i]), ptx::high<T>(v[i]));
-    if (tokens < chunk_tokens) mask(out, tokens);
-  }
-  __device__ __forceinline__ void mask(Word (&words)[8], int tokens) const {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int token = i / 2 * 8 + lane_ % 4 * 2;
-      words[i] = token + 1 < tokens ? words[i] : token < tokens ? words[i] & 0xFFFFu : 0u;
-    }
   }
 
-  /// Element of a [.., HV, K, V] array of states that the lane's accumulator 0 holds, and the rest relative to it.
+  /// Columns of the matrix that is walked: V, or K for M.
+  __device__ __forceinline__ int width() const { return walk_.map ? KeyDim : args_.value_dim; }
+  /// Element of a [.., HV, K, width] array that the lane's accumulator 0 holds, and the rest relative to it.
   __device__ __forceinline__ Index state_offset(Index entry) const {
-    return ((entry * args_.value_heads + head_) * KeyDim + lane_ % 4 * 2) * value_dim_ + tile_ * values_per_block + 16 * warp_ + lane_ / 4;
+    return ((entry * args_.value_heads + walk_.head) * KeyDim + key_of(0)) * width() + column_of(0);
   }
-  __device__ __forceinline__ int state_step(int i) const { return (i / 4 * 8 + i % 2) * value_dim_ + i / 2 % 2 * 8; }
+  __device__ __forceinline__ int state_step(int i) const { return (i / 4 * 8 + i % 2) * width() + i / 2 % 2 * 8; }
+  __device__ __forceinline__ int key_of(int i) const { return i / 4 * 8 + lane_ % 4 * 2 + i % 2; }
+  __device__ __forceinline__ int column_of(int i) const { return walk_.tile * values_per_block + 16 * warp_ + lane_ / 4 + i / 2 % 2 * 8; }
+
   __device__ __forceinline__ void load_state(float (&s)[KeyDim / 2]) const {
-    const float* from = args_.initial_state == nullptr ? nullptr : args_.initial_state + state_offset(sequence_);
+    const float* from = nullptr;
+    if (walk_.first) from = args_.initial_state == nullptr ? nullptr : args_.initial_state + state_offset(walk_.sequence);
+    else if (args_.pass == Pass::outputs) from = args_.segment_states + state_offset(walk_.segment - 1);
+    if (from != nullptr) {
 #pragma unroll
-    for (int i = 0; i < KeyDim / 2; ++i) s[i] = from == nullptr ? 0.f : from[state_step(i)];
+      for (int i = 0; i < KeyDim / 2; ++i) s[i] = from[state_step(i)];
+    } else {
+      const bool map = walk_.map;
+#pragma unroll
+      for (int i = 0; i < KeyDim / 2; ++i) s[i] = map && key_of(i) == column_of(i) ? 1.f : 0.f;
+    }
   }
   __device__ __forceinline__ void store_state(const float (&s)[KeyDim / 2], float* to) const {
 #pragma unroll
     for (int i = 0; i < KeyDim / 2; ++i) to[state_step(i)] = s[i];
   }
+  /// The state after the walk, to where it belongs.
+  __device__ __forceinline__ void store_last_state(const float (&s)[KeyDim / 2]) const {
+    if (args_.pass == Pass::summary) store_state(s, (walk_.map ? args_.segment_maps : args_.segment_states) + state_offset(walk_.segment));
+    else if (walk_.last && args_.final_state != nullptr) store_state(s, args_.final_state + state_offset(walk_.sequence));
+  }
   __device__ __forceinline__ void store_checkpoint(const float (&s)[KeyDim / 2], int chunk) const {
-    const int every = args_.checkpoint_chunks;
-    if ((chunk + 1) % every != 0 || tokens_in(chunk) < chunk_tokens) return;
-    store_state(s, args_.checkpoints + state_offset(range_.begin / (every * chunk_tokens) + (chunk + 1) / every - 1));
+    if (args_.checkpoints == nullptr || args_.pass == Pass::summary || tokens_in(chunk) < chunk_tokens) return;
+    const Index every = args_.checkpoint_chunks, done = (walk_.begin - walk_.sequence_begin) / chunk_tokens + chunk + 1;
+    if (done % every == 0) store_state(s, args_.checkpoints + state_offset(walk_.sequence_begin / (every * chunk_tokens) + done / every - 1));
   }
 
   const RecurrenceArguments<T>& args_;
-  SequenceRange range_;
-  int sequence_, head_, tile_, value_dim_, warp_, lane_;
+  const Walk& walk_;  ///< in shared memory: what is rarely read takes no registers
+  int warp_, lane_;
 };
 
 }  // namespace braid::cuda

@@ -4,8 +4,13 @@
 // of every product that reads it, so it never passes through shared memory. A fifth warp keeps a ring of stages (record and values of a
 // chunk) filled by asynchronous copies, a sixth carries outputs from shared memory away. E^T, O^T and R^T are value x token.
 //
+// The kernel runs beside the preparation, which writes the records in the order of time: the fifth warp waits for a record's flag. One such
+// block and one of the preparation fill the registers and the shared memory of a multiprocessor (HopperPolicy); the flags are cleared
+// before this kernel may start, and the preparation waits for nobody, so no order of blocks can lock up.
+//
 // What bounds the kernel at few heads is the chain E, R, S of one chunk after the other. What is off that chain stands where the
-// warpgroup would wait for a product: half of O behind E, the other half and the decay of S behind R.
+// warpgroup would wait for a product: the last output's way out and half of O behind E, the other half and the decay of S behind R, the
+// next values behind S.
 #pragma once
 
 #include <braid/cuda/ptx/barrier.cuh>
@@ -18,37 +23,37 @@ namespace braid::cuda {
 /// Values per block: the M of wgmma.
 inline constexpr int value_tile = 64;
 
-/// Stages of the ring and blocks per multiprocessor.
-template <int Stages, int Blocks> struct HopperPolicy {
-  static constexpr int stages = Stages, blocks = Blocks, threads = 192;
+/// Stages of the ring, and registers: at entry, of the warpgroup that holds the state (ptxas serialises every product below 184), and of
+/// the other, whose first two warps copy. 256 x 112 registers here and 256 x 144 of the preparation are the 65536 of a multiprocessor.
+struct HopperPolicy {
+  int stages = 3, threads = 256, registers = 112, state_registers = 184, copy_registers = 40;
 };
+inline constexpr HopperPolicy hopper_policy;
+static_assert(128 * (hopper_policy.state_registers + hopper_policy.copy_registers) == hopper_policy.threads * hopper_policy.registers);
 
-template <class T, class Operand, int KeyDim, Strength Kind, class Policy>
+template <class T, class Operand, int KeyDim, Strength Kind>
 class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
   using Base = RecurrenceFragments<T, Operand, KeyDim>;
   using Word = ptx::Word;
-  using Base::args_, Base::lane_, Base::range_, Base::warp_;
+  using Base::args_, Base::lane_, Base::walk_, Base::warp_;
   static constexpr Record layout{KeyDim, Kind};
   static constexpr int steps = KeyDim / 16, output_buffers = 2;
 
  public:
   struct Storage {
-    struct alignas(1024) Stage {
-      unsigned char record[layout.shared_bytes()];
-    };
-    Stage stage[Policy::stages];
-    alignas(16) unsigned char values[Policy::stages][chunk_tokens * Base::value_stride];
+    alignas(16) unsigned char record[hopper_policy.stages][layout.shared_bytes()];  ///< first: each aligned to 1024 as the block's memory is
+    alignas(16) unsigned char values[hopper_policy.stages][chunk_tokens * Base::value_stride];
     alignas(16) unsigned char output[output_buffers][chunk_tokens * Base::value_stride];
-    ptx::Barrier full[Policy::stages], empty[Policy::stages], output_full[output_buffers], output_empty[output_buffers];
+    ptx::Barrier full[hopper_policy.stages], empty[hopper_policy.stages], output_full[output_buffers], output_empty[output_buffers];
+    Walk walk;
   };
 
-  __device__ __forceinline__ HopperRecurrence(const RecurrenceArguments<T>& args, Storage& storage, int sequence, int head, int tile,
-                                              int value_dim)
-      : Base(args, sequence, head, tile, value_dim), storage_(storage), count_(this->chunk_count()) {}
+  __device__ __forceinline__ HopperRecurrence(const RecurrenceArguments<T>& args, Storage& storage)
+      : Base(args, storage.walk), storage_(storage), count_(this->chunk_count()) {}
 
   __device__ __forceinline__ void run() {
     if (threadIdx.x == 0) {
-      for (int i = 0; i < Policy::stages; ++i) {
+      for (int i = 0; i < hopper_policy.stages; ++i) {
         storage_.full[i].init(1 + 32);
         storage_.empty[i].init(4);
       }
@@ -59,35 +64,42 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       ptx::fence_barrier_init();
     }
     __syncthreads();
-    if (warp_ == 4) produce();
-    else if (warp_ == 5) carry_away();
-    else consume();
+    if (warp_ < 4) {
+      ptx::claim_registers<hopper_policy.state_registers>();
+      if (this->wants_outputs()) consume<true>();
+      else consume<false>();
+    } else {
+      ptx::release_registers<hopper_policy.copy_registers>();
+      if (warp_ == 4) produce();
+      else if (warp_ == 5 && this->wants_outputs()) carry_away();
+    }
   }
 
  private:
   struct Ring {
     int stage = 0, parity = 0;
     __device__ __forceinline__ void advance() {
-      if (++stage == Policy::stages) stage = 0, parity ^= 1;
+      if (++stage == hopper_policy.stages) stage = 0, parity ^= 1;
     }
   };
 
   __device__ __forceinline__ void produce() {
     const Index stride = args_.value_heads * static_cast<Index>(layout.bytes());
-    const std::byte* next =
-        args_.records + record_index(first_slot(range_.begin, this->sequence_), this->head_, args_.value_heads) * layout.bytes();
+    const std::byte* next = args_.records + this->first_record() * layout.bytes();
     const T* value = args_.v + this->value_offset(0) + lane_ % 8 * 8;
-    const int value_row = args_.value_heads * this->value_dim_;
+    const int value_row = args_.value_heads * args_.value_dim;
     const Index value_step = static_cast<Index>(chunk_tokens) * value_row;
-    ptx::wait_for_previous_grid();
+    if (args_.ready == nullptr) ptx::wait_for_previous_grid();
     Ring at;
+    int written = args_.ready == nullptr ? count_ : 0;  // chunks whose records are known to be written
     for (int chunk = 0; chunk < count_; ++chunk, next += stride, value += value_step) {
+      if (chunk >= written) written = wait_for_records(chunk);
       storage_.empty[at.stage].wait(at.parity ^ 1);
-      const int tokens = this->tokens_in(chunk);
+      const int tokens = this->value_tokens_in(chunk);
       ptx::Barrier& full = storage_.full[at.stage];
       if (lane_ == 0) {
         full.arrive_expect(layout.bytes());
-        ptx::bulk_load(ptx::shared_address(storage_.stage[at.stage].record), next, layout.bytes(), full);
+        ptx::bulk_load(ptx::shared_address(storage_.record[at.stage]), next, layout.bytes(), full);
       }
       // 32 x 128 bytes of values: a bulk copy a row would serialise over the lanes.
 #pragma unroll
@@ -100,69 +112,84 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       at.advance();
     }
   }
+  /// Waits until the preparation has written the record of `chunk`; returns the first chunk not known to be written, of 32 looked at.
+  __device__ __forceinline__ int wait_for_records(int chunk) const {
+    const Index number = this->first_record() + static_cast<Index>(chunk + lane_) * args_.value_heads;
+    const std::uint32_t* flag = args_.ready + number / args_.batch_items;
+    unsigned missing;
+    do {
+      missing = __ballot_sync(~0u, chunk + lane_ >= count_ || ptx::load_acquire(flag) == 0);
+    } while (missing & 1);
+    __syncwarp();
+    ptx::fence_async_global();
+    return chunk + (missing == 0 ? 32 : __ffs(static_cast<int>(missing)) - 1);
+  }
 
   __device__ __forceinline__ void carry_away() {
     T* out = args_.o + this->value_offset(0) + lane_ % 8 * 8;
-    const int row = args_.value_heads * this->value_dim_;
+    const int row = args_.value_heads * args_.value_dim;
     const Index step = static_cast<Index>(chunk_tokens) * row;
     for (int chunk = 0; chunk < count_; ++chunk, out += step) {
       const int buffer = chunk % output_buffers;
       storage_.output_full[buffer].wait(chunk / output_buffers & 1);
-      uint4 piece[8];
-#pragma unroll
-      for (int i = 0; i < 8; ++i)
-        piece[i] = *reinterpret_cast<const uint4*>(storage_.output[buffer] + (lane_ / 8 + 4 * i) * Base::value_stride + lane_ % 8 * 16);
-      __syncwarp();
-      if (lane_ == 0) storage_.output_empty[buffer].arrive();
       const int tokens = this->tokens_in(chunk);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const int token = lane_ / 8 + 4 * i;
-        if (token < tokens) *reinterpret_cast<uint4*>(out + token * row) = piece[i];
+      for (int half = 0; half < 2; ++half) {
+        uint4 piece[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          piece[i] = *reinterpret_cast<const uint4*>(storage_.output[buffer] + (lane_ / 8 + 4 * i + 16 * half) * Base::value_stride + lane_ % 8 * 16);
+        if (half == 1) {
+          __syncwarp();
+          if (lane_ == 0) storage_.output_empty[buffer].arrive();
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int token = lane_ / 8 + 4 * i + 16 * half;
+          if (token < tokens) *reinterpret_cast<uint4*>(out + token * row) = piece[i];
+        }
       }
     }
   }
 
-  __device__ __forceinline__ void consume() {
-    float s[KeyDim / 2], o[16];
-    Word operand[KeyDim / 4];
+  template <bool Outputs> __device__ __forceinline__ void consume() {
+    float s[KeyDim / 2], o[16], e[16];
+    Word operand[KeyDim / 4], values[8], r[8], out[8];  // r holds E and R in turn; out an output on its way
     this->load_state(s);
     this->pack_words(operand, s);
     Ring at;
-    if (count_ > 0) storage_.full[0].wait(0);
+    if (count_ > 0) fetch_values(e, values, at);
+#pragma unroll 1
     for (int chunk = 0; chunk < count_; ++chunk) {
-      unsigned char* record = storage_.stage[at.stage].record;
+      const unsigned char* record = storage_.record[at.stage];
       const Word base = ptx::shared_address(record);
-      Word values[8];
-      this->load_values(values, storage_.values[at.stage]);
-      float e[16];
       ptx::wgmma_pin(operand);
+      ptx::wgmma_pin(e);
       ptx::wgmma_fence();
-      if constexpr (layout.erases()) multiply_rows<0, steps>(e, operand, base + layout.kd());
+      if constexpr (layout.erases()) multiply_rows<0, steps>(e, operand, base + layout.kd(), 1);
       ptx::wgmma_commit();
-      multiply_rows<0, steps / 2>(o, operand, base + layout.qd());
+      if constexpr (Outputs) multiply_rows<0, steps / 2>(o, operand, base + layout.qd(), 0);
       ptx::wgmma_commit();
-      Word r[8];
+      if (Outputs && chunk > 0) pass_output(out, chunk - 1);
       if constexpr (layout.erases()) {
         ptx::wgmma_wait<1>();
         ptx::wgmma_pin(e);
-        Word difference[8];
-        this->subtract(difference, values, e, Kind == Strength::two ? record + layout.w() : nullptr, this->tokens_in(chunk));
+        this->pack_words(r, e);
         float product[16];
-        ptx::wgmma_pin(difference);
+        ptx::wgmma_pin(r);
         ptx::wgmma_fence();
-        multiply_square(product, difference, base + layout.t(), 0);
+        multiply_square(product, r, base + layout.t(), 0);
         ptx::wgmma_commit();
-        multiply_rows<steps / 2, steps>(o, operand, base + layout.qd());
+        if constexpr (Outputs) multiply_rows<steps / 2, steps>(o, operand, base + layout.qd(), 1);
         ptx::wgmma_commit();
         this->decay_state(s, record + layout.a());  // behind R and no earlier: ptxas would wait for the products above
         ptx::wgmma_wait<1>();
         ptx::wgmma_pin(product);
         this->pack_words(r, product);
       } else {
-        multiply_rows<steps / 2, steps>(o, operand, base + layout.qd());
+        if constexpr (Outputs) multiply_rows<steps / 2, steps>(o, operand, base + layout.qd(), 1);
         ptx::wgmma_commit();
-        this->convert(r, values, this->tokens_in(chunk));
+        this->convert(r, values);
         ptx::wgmma_wait<0>();
         this->decay_state(s, record + layout.a());
       }
@@ -173,30 +200,43 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
 #pragma unroll
       for (int i = 0; i < 2; ++i) ptx::wgmma<Operand, true>(s, r + 4 * i, kg + i * (2048 >> 4), 1);
       ptx::wgmma_commit();
-      multiply_square(o, r, base + layout.z(), 1);
+      if constexpr (Outputs) multiply_square(o, r, base + layout.z(), 1);
       ptx::wgmma_commit();
       const Ring used = at;
       at.advance();
-      if (chunk + 1 < count_) storage_.full[at.stage].wait(at.parity);
+      if (chunk + 1 < count_) fetch_values(e, values, at);
       ptx::wgmma_wait<1>();
       ptx::wgmma_pin(s);
       this->pack_words(operand, s);
+      ptx::wgmma_pin(operand);  // packed before the wait for O
       ptx::wgmma_wait<0>();
-      ptx::wgmma_pin(o);
       if (lane_ == 0) storage_.empty[used.stage].arrive();
-      pass_output(o, chunk);
-      if (args_.checkpoints != nullptr) this->store_checkpoint(s, chunk);
+      if constexpr (Outputs) {
+        ptx::wgmma_pin(o);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) out[i] = ptx::pack<T>(o[2 * i] * args_.scale, o[2 * i + 1] * args_.scale);
+      }
+      this->store_checkpoint(s, chunk);
     }
-    if (args_.final_state != nullptr) this->store_state(s, args_.final_state + this->state_offset(this->sequence_));
+    if (Outputs && count_ > 0) pass_output(out, count_ - 1);
+    this->store_last_state(s);
   }
 
-  /// d = S^T rows^T over the steps of 16 channels [First, Last), rows [32][K] swizzled; step 0 starts d.
+  /// Waits for a stage and takes its values; where there is erasing, `e` becomes what E is added to.
+  __device__ __forceinline__ void fetch_values(float (&e)[16], Word (&values)[8], const Ring& at) {
+    storage_.full[at.stage].wait(at.parity);
+    this->load_values(values, storage_.values[at.stage]);
+    if constexpr (layout.erases())
+      this->unpack_values(e, values, Kind == Strength::two ? storage_.record[at.stage] + layout.w() : nullptr);
+  }
+
+  /// d = S^T rows^T (+ d) over the steps of 16 channels [First, Last), rows [32][K] swizzled.
   template <int First, int Last>
-  __device__ __forceinline__ static void multiply_rows(float (&d)[16], const Word (&a)[KeyDim / 4], Word rows) {
+  __device__ __forceinline__ static void multiply_rows(float (&d)[16], const Word (&a)[KeyDim / 4], Word rows, int accumulate) {
     const auto b = ptx::descriptor(rows, 16, 1024, ptx::Swizzle::bytes128);
 #pragma unroll
     for (int i = First; i < Last; ++i)
-      ptx::wgmma<Operand, false>(d, a + 4 * i, b + ((i / 4 * Record::panel_bytes + i % 4 * 32) >> 4), i > 0);
+      ptx::wgmma<Operand, false>(d, a + 4 * i, b + ((i / 4 * Record::panel_bytes + i % 4 * 32) >> 4), i > First || accumulate);
   }
   /// d = a square^T (+ d), square [32][32] in cores.
   __device__ __forceinline__ static void multiply_square(float (&d)[16], const Word (&a)[8], Word square, int accumulate) {
@@ -205,12 +245,9 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     for (int i = 0; i < 2; ++i) ptx::wgmma<Operand, false>(d, a + 4 * i, b + i * (256 >> 4), i > 0 || accumulate);
   }
 
-  /// Hands O of a chunk, [token][value] in shared memory, to the sixth warp.
-  __device__ __forceinline__ void pass_output(const float (&o)[16], int chunk) {
+  /// Hands O of a chunk, [token][value] in shared memory, to the sixth warp. words[2j + h]: values 8h + r, tokens 8j + 2c, 8j + 2c + 1.
+  __device__ __forceinline__ void pass_output(const Word (&words)[8], int chunk) {
     const int buffer = chunk % output_buffers;
-    Word words[8];  // words[2j + h]: values 8h + r, tokens 8j + 2c, 8j + 2c + 1
-#pragma unroll
-    for (int i = 0; i < 8; ++i) words[i] = ptx::pack<T>(o[2 * i] * args_.scale, o[2 * i + 1] * args_.scale);
     storage_.output_empty[buffer].wait((chunk / output_buffers & 1) ^ 1);
     const Word at = ptx::shared_address(storage_.output[buffer]) + (lane_ / 16 * 8 + lane_ % 8) * Base::value_stride +
                     (16 * warp_ + lane_ / 8 % 2 * 8) * 2;
@@ -224,16 +261,17 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
   int count_;
 };
 
-/// Block (sequence, value head, value tile), the tile fastest.
-template <class T, class Operand, int KeyDim, Strength Kind, class Policy>
-__global__ void __launch_bounds__(Policy::threads, Policy::blocks)
-    recurrence_sm90_kernel(const __grid_constant__ RecurrenceArguments<T> args, int value_dim) {
+template <class T, class Operand, int KeyDim, Strength Kind>
+__global__ void __maxnreg__(hopper_policy.registers) recurrence_sm90_kernel(const __grid_constant__ RecurrenceArguments<T> args) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  using Body = HopperRecurrence<T, Operand, KeyDim, Kind, Policy>;
+  using Body = HopperRecurrence<T, Operand, KeyDim, Kind>;
   extern __shared__ __align__(1024) unsigned char recurrence_shared[];
-  const int tiles = value_dim / value_tile, block = static_cast<int>(blockIdx.x);
-  Body(args, *reinterpret_cast<typename Body::Storage*>(recurrence_shared), block / tiles / args.value_heads, block / tiles % args.value_heads,
-       block % tiles, value_dim).run();
+  auto& storage = *reinterpret_cast<typename Body::Storage*>(recurrence_shared);
+  if (threadIdx.x == 0) storage.walk = find_walk(args, blockIdx.x, KeyDim);
+  __syncthreads();
+  if (storage.walk.active) Body(args, storage).run();
+  // The stream goes on when this grid has ended; the preparation, which may still be writing for others, must have ended too.
+  if (blockIdx.x == gridDim.x - 1) ptx::wait_for_previous_grid();
 #endif
 }
 

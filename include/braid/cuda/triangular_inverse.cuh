@@ -9,14 +9,15 @@ namespace braid::cuda {
 
 /// Shared memory of one warp.
 struct alignas(16) InverseScratch {
-  static constexpr int stride = 36;  ///< floats per row: the two blocks of a broadcast read fall into different banks
   union {
-    float matrix[chunk_tokens][stride];  ///< Diag(e) M, read by the substitution
+    float matrix[chunk_tokens * 20 + 4];  ///< the diagonal blocks of Diag(e) M, read by the substitution
     struct {
       unsigned char scaled[Record::square_bytes];  ///< diagonal blocks of T Diag(column), laid out as in the record
       unsigned char lower[512];                    ///< T11 alone, 2 x 2 cores
     } image;
   };
+  /// Entry (row, column of its block). Rows are padded, and the blocks shifted, so that a broadcast read of one row of each meets no bank twice.
+  __device__ __forceinline__ float* entry(int row, int column) { return matrix + row * 20 + row / 16 * 4 + column; }
 };
 
 /// Writes the record's T' section. `tiles` holds M, `rows` the strengths e of each token, `columns` the factors of T's columns.
@@ -31,7 +32,7 @@ __device__ __forceinline__ void write_inverse(const Lane& lane, const Tiles& til
 #pragma unroll
     for (int t = s & ~1; t <= s; ++t) {
       const float* m = tiles.tile[Tiles::at(s, t)];
-      *reinterpret_cast<float2*>(&scratch.matrix[8 * s + lane.r][8 * t + 2 * lane.c]) = make_float2(erase[s] * m[0], erase[s] * m[1]);
+      *reinterpret_cast<float2*>(scratch.entry(8 * s + lane.r, t % 2 * 8 + 2 * lane.c)) = make_float2(erase[s] * m[0], erase[s] * m[1]);
     }
   ptx::Word below[4];  // Diag(e) M10 as an A operand
 #pragma unroll
@@ -47,7 +48,7 @@ __device__ __forceinline__ void write_inverse(const Lane& lane, const Tiles& til
   float x[16];  // column j of the block's inverse
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
-    const float* row = &scratch.matrix[16 * block + i][16 * block];
+    const float* row = scratch.entry(16 * block + i, 0);
     float sum[4] = {i == j ? 1.f : 0.f, 0.f, 0.f, 0.f};
 #pragma unroll
     for (int m = 0; m < i; m += 4) {

@@ -54,6 +54,19 @@ template <class Operand> __device__ __forceinline__ Word multiply(Word x, Word y
   return z;
 }
 
+template <class Operand> __device__ __forceinline__ Word negate(Word x) {
+  Word y;
+  if constexpr (std::is_same_v<Operand, __half>) asm("neg.f16x2 %0, %1;" : "=r"(y) : "r"(x));
+  else asm("neg.bf16x2 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
+}
+
+/// The value of type T whose bits are in a word (load_bits).
+template <class T> __device__ __forceinline__ float from_bits(Word bits) {
+  if constexpr (sizeof(T) == 4) return __uint_as_float(bits);
+  else return low<T>(bits);
+}
+
 /// One value of an input array as fp32.
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(__half x) { return __half2float(x); }

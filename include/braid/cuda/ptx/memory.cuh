@@ -17,6 +17,26 @@ __device__ __forceinline__ uint4 load_row16(const void* pointer) {
   return x;
 }
 
+/// One value's bits in the low half of a word, not touched before they are used: the load need not be waited for.
+__device__ __forceinline__ Word load_bits(const __half* pointer) {
+  Word bits;
+  asm volatile("ld.global.nc.u16 %0, [%1];" : "=r"(bits) : "l"(pointer));
+  return bits;
+}
+__device__ __forceinline__ Word load_bits(const __nv_bfloat16* pointer) { return load_bits(reinterpret_cast<const __half*>(pointer)); }
+__device__ __forceinline__ Word load_bits(const float* pointer) { return __float_as_uint(__ldg(pointer)); }
+
+/// A flag between blocks: what happened before `store_release` (in the whole block, given a block barrier between) has happened for
+/// whoever reads its value with `load_acquire`.
+__device__ __forceinline__ void store_release(Word* flag, Word value) {
+  asm volatile("fence.acq_rel.gpu;\nst.relaxed.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+}
+__device__ __forceinline__ Word load_acquire(const Word* flag) {
+  Word value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+  return value;
+}
+
 /// Copies 16 bytes from global to shared memory without registers; `valid` = false writes zeros.
 __device__ __forceinline__ void copy16_async(Word shared, const void* global, bool valid = true) {
   const int bytes = valid ? 16 : 0;
