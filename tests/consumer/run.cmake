@@ -23,7 +23,7 @@ run(${WORK}/build/consumer)
 run(${WORK}/build/consumer_io)
 
 if(USE STREQUAL "find_package")  # the component io is there, and says what it needs where that is missing
-  list(APPEND options -DUSE=find_package_io)
+  list(APPEND options -DUSE=find_package_io -DBRAID_SOURCE=${BRAID_SOURCE})
   run(${CMAKE_COMMAND} -S ${project} -B ${WORK}/io ${options})
   execute_process(COMMAND ${CMAKE_COMMAND} -S ${project} -B ${WORK}/no_json ${options} -DCMAKE_DISABLE_FIND_PACKAGE_nlohmann_json=ON
     RESULT_VARIABLE status ERROR_VARIABLE message)

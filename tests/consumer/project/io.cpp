@@ -2,7 +2,11 @@
 #include <braid/io/safetensors.hpp>
 #include <braid/io/split.hpp>
 
+#include <outside.hpp>  // from braid_add_checkpoint
+
 #include <cstdio>
+
+static_assert(outside::config.layers == 5 && outside::config.tied);
 
 int main() {
   try {
