@@ -342,6 +342,16 @@ TEST_CASE("more blocks than the card holds at once, in every order of arrival") 
   CHECK(Bits<decltype(call)>(call) == bits);
 }
 
+TEST_CASE("each kernel once, small: the case for compute-sanitizer") {
+  if (!gpu()) return;
+  check<Bounded, DeltaRule, bf16, bf16>({{97, 0, 33}, 1, 2, 128, 128}, Kind::random, GateForm::bounded, "KDA");
+  check<Head, DeltaRule>({{97}, 1, 1, 64, 64}, Kind::slow, GateForm::given, "Gated DeltaNet");
+  check<NoDecay, Additive>({{97}, 1, 1, 64, 64}, Kind::random, GateForm::given, "linear attention");
+  check<SquaredGate, Longhorn>({{97}, 1, 1, 64, 64}, Kind::random, GateForm::softplus, "a user's gate and update");
+  check<Channel, Dplr>({{97}, 1, 1, 64, 64}, Kind::slow, GateForm::given, "DPLR", {Path::automatic});
+  check<Channel, DeltaRule>({{4100}, 1, 1, 64, 64}, Kind::slow, GateForm::given, "segments");
+}
+
 TEST_CASE("bad input is refused before any launch, and the device stays usable") {
   if (!gpu()) return;
   using Call = Prefill<Bounded, DeltaRule, bf16, bf16>;

@@ -57,10 +57,10 @@ BRAID_FN ChunkRange find_chunk(const Index* offsets, Index tokens, int sequences
   return {begin, left <= 0 ? 0 : left < chunk_tokens ? static_cast<int>(left) : chunk_tokens};
 }
 
-/// Groups of four warps in a block, each with batches of its own; work items of a batch; registers of a thread, with which three groups
-/// fit a multiprocessor, or two beside a block of the recurrence (HopperPolicy).
+/// Groups of four warps in a block, each with batches of its own, three on a multiprocessor; work items of a batch; registers of a thread.
+/// A block of three groups leaves no room for another kernel's.
 template <int Heads = 4, int Groups = 1> struct PreparePolicy {
-  static constexpr int warps = 4, heads = Heads, groups = Groups, threads = Groups * warps * 32, registers = 144;
+  static constexpr int warps = 4, heads = Heads, groups = Groups, threads = Groups * warps * 32, registers = 168;
   static_assert(Heads <= warps && Heads % 2 == 0 && 3 * warps * 32 * registers <= 65536);
 };
 

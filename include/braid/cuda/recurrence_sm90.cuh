@@ -4,13 +4,11 @@
 // of every product that reads it, so it never passes through shared memory. A fifth warp keeps a ring of stages (record and values of a
 // chunk) filled by asynchronous copies, a sixth carries outputs from shared memory away. E^T, O^T and R^T are value x token.
 //
-// The kernel runs beside the preparation, which writes the records in the order of time: the fifth warp waits for a record's flag. One such
-// block and one of the preparation fill the registers and the shared memory of a multiprocessor (HopperPolicy); the flags are cleared
-// before this kernel may start, and the preparation waits for nobody, so no order of blocks can lock up.
+// The kernel may run beside the preparation, which writes the records in the order of time: then the fifth warp waits for a record's flag.
+// The flags are cleared before this kernel may start, and the preparation waits for nobody, so no order of blocks can lock up.
 //
 // What bounds the kernel at few heads is the chain E, R, S of one chunk after the other. What is off that chain stands where the
-// warpgroup would wait for a product: the last output's way out and half of O behind E, the other half and the decay of S behind R, the
-// next values behind S.
+// warpgroup would wait for a product: half of O behind E, the other half and the decay of S behind R, the next values behind S.
 #pragma once
 
 #include <braid/cuda/ptx/barrier.cuh>
@@ -23,15 +21,12 @@ namespace braid::cuda {
 /// Values per block: the M of wgmma.
 inline constexpr int value_tile = 64;
 
-/// Stages of the ring, and registers: at entry, of the warpgroup that holds the state (ptxas serialises every product below 184), and of
-/// the other, whose first two warps copy. 256 x 112 registers here and 256 x 144 of the preparation are the 65536 of a multiprocessor.
-struct HopperPolicy {
-  int stages = 3, threads = 256, registers = 112, state_registers = 184, copy_registers = 40;
+/// Stages of the ring and blocks per multiprocessor.
+template <int Stages, int Blocks> struct HopperPolicy {
+  static constexpr int stages = Stages, blocks = Blocks, threads = 192;
 };
-inline constexpr HopperPolicy hopper_policy;
-static_assert(128 * (hopper_policy.state_registers + hopper_policy.copy_registers) == hopper_policy.threads * hopper_policy.registers);
 
-template <class T, class Operand, int KeyDim, Strength Kind>
+template <class T, class Operand, int KeyDim, Strength Kind, class Policy>
 class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
   using Base = RecurrenceFragments<T, Operand, KeyDim>;
   using Word = ptx::Word;
@@ -41,10 +36,10 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
 
  public:
   struct Storage {
-    alignas(16) unsigned char record[hopper_policy.stages][layout.shared_bytes()];  ///< first: each aligned to 1024 as the block's memory is
-    alignas(16) unsigned char values[hopper_policy.stages][chunk_tokens * Base::value_stride];
+    alignas(16) unsigned char record[Policy::stages][layout.shared_bytes()];  ///< first: each aligned to 1024 as the block's memory is
+    alignas(16) unsigned char values[Policy::stages][chunk_tokens * Base::value_stride];
     alignas(16) unsigned char output[output_buffers][chunk_tokens * Base::value_stride];
-    ptx::Barrier full[hopper_policy.stages], empty[hopper_policy.stages], output_full[output_buffers], output_empty[output_buffers];
+    ptx::Barrier full[Policy::stages], empty[Policy::stages], output_full[output_buffers], output_empty[output_buffers];
     Walk walk;
   };
 
@@ -53,7 +48,7 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
 
   __device__ __forceinline__ void run() {
     if (threadIdx.x == 0) {
-      for (int i = 0; i < hopper_policy.stages; ++i) {
+      for (int i = 0; i < Policy::stages; ++i) {
         storage_.full[i].init(1 + 32);
         storage_.empty[i].init(4);
       }
@@ -64,22 +59,17 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       ptx::fence_barrier_init();
     }
     __syncthreads();
-    if (warp_ < 4) {
-      ptx::claim_registers<hopper_policy.state_registers>();
-      if (this->wants_outputs()) consume<true>();
-      else consume<false>();
-    } else {
-      ptx::release_registers<hopper_policy.copy_registers>();
-      if (warp_ == 4) produce();
-      else if (warp_ == 5 && this->wants_outputs()) carry_away();
-    }
+    if (warp_ == 4) produce();
+    else if (!this->wants_outputs()) warp_ < 4 ? consume<false>() : void();
+    else if (warp_ == 5) carry_away();
+    else consume<true>();
   }
 
  private:
   struct Ring {
     int stage = 0, parity = 0;
     __device__ __forceinline__ void advance() {
-      if (++stage == hopper_policy.stages) stage = 0, parity ^= 1;
+      if (++stage == Policy::stages) stage = 0, parity ^= 1;
     }
   };
 
@@ -133,36 +123,32 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       const int buffer = chunk % output_buffers;
       storage_.output_full[buffer].wait(chunk / output_buffers & 1);
       const int tokens = this->tokens_in(chunk);
+      uint4 piece[8];
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        uint4 piece[4];
+      for (int i = 0; i < 8; ++i)
+        piece[i] = *reinterpret_cast<const uint4*>(storage_.output[buffer] + (lane_ / 8 + 4 * i) * Base::value_stride + lane_ % 8 * 16);
+      __syncwarp();
+      if (lane_ == 0) storage_.output_empty[buffer].arrive();
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
-          piece[i] = *reinterpret_cast<const uint4*>(storage_.output[buffer] + (lane_ / 8 + 4 * i + 16 * half) * Base::value_stride + lane_ % 8 * 16);
-        if (half == 1) {
-          __syncwarp();
-          if (lane_ == 0) storage_.output_empty[buffer].arrive();
-        }
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int token = lane_ / 8 + 4 * i + 16 * half;
-          if (token < tokens) *reinterpret_cast<uint4*>(out + token * row) = piece[i];
-        }
+      for (int i = 0; i < 8; ++i) {
+        const int token = lane_ / 8 + 4 * i;
+        if (token < tokens) *reinterpret_cast<uint4*>(out + token * row) = piece[i];
       }
     }
   }
 
   template <bool Outputs> __device__ __forceinline__ void consume() {
     float s[KeyDim / 2], o[16], e[16];
-    Word operand[KeyDim / 4], values[8], r[8], out[8];  // r holds E and R in turn; out an output on its way
+    Word operand[KeyDim / 4], values[8], r[8];  // r holds E and R in turn
     this->load_state(s);
     this->pack_words(operand, s);
     Ring at;
-    if (count_ > 0) fetch_values(e, values, at);
+    if (count_ > 0) storage_.full[0].wait(0);
 #pragma unroll 1
     for (int chunk = 0; chunk < count_; ++chunk) {
       const unsigned char* record = storage_.record[at.stage];
       const Word base = ptx::shared_address(record);
+      fetch_values(e, values, at);
       ptx::wgmma_pin(operand);
       ptx::wgmma_pin(e);
       ptx::wgmma_fence();
@@ -170,7 +156,6 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       ptx::wgmma_commit();
       if constexpr (Outputs) multiply_rows<0, steps / 2>(o, operand, base + layout.qd(), 0);
       ptx::wgmma_commit();
-      if (Outputs && chunk > 0) pass_output(out, chunk - 1);
       if constexpr (layout.erases()) {
         ptx::wgmma_wait<1>();
         ptx::wgmma_pin(e);
@@ -204,7 +189,7 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       ptx::wgmma_commit();
       const Ring used = at;
       at.advance();
-      if (chunk + 1 < count_) fetch_values(e, values, at);
+      if (chunk + 1 < count_) storage_.full[at.stage].wait(at.parity);
       ptx::wgmma_wait<1>();
       ptx::wgmma_pin(s);
       this->pack_words(operand, s);
@@ -213,18 +198,15 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       if (lane_ == 0) storage_.empty[used.stage].arrive();
       if constexpr (Outputs) {
         ptx::wgmma_pin(o);
-#pragma unroll
-        for (int i = 0; i < 8; ++i) out[i] = ptx::pack<T>(o[2 * i] * args_.scale, o[2 * i + 1] * args_.scale);
+        pass_output(o, chunk);
       }
       this->store_checkpoint(s, chunk);
     }
-    if (Outputs && count_ > 0) pass_output(out, count_ - 1);
     this->store_last_state(s);
   }
 
   /// Waits for a stage and takes its values; where there is erasing, `e` becomes what E is added to.
   __device__ __forceinline__ void fetch_values(float (&e)[16], Word (&values)[8], const Ring& at) {
-    storage_.full[at.stage].wait(at.parity);
     this->load_values(values, storage_.values[at.stage]);
     if constexpr (layout.erases())
       this->unpack_values(e, values, Kind == Strength::two ? storage_.record[at.stage] + layout.w() : nullptr);
@@ -245,9 +227,12 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     for (int i = 0; i < 2; ++i) ptx::wgmma<Operand, false>(d, a + 4 * i, b + i * (256 >> 4), i > 0 || accumulate);
   }
 
-  /// Hands O of a chunk, [token][value] in shared memory, to the sixth warp. words[2j + h]: values 8h + r, tokens 8j + 2c, 8j + 2c + 1.
-  __device__ __forceinline__ void pass_output(const Word (&words)[8], int chunk) {
+  /// Hands O of a chunk, [token][value] in shared memory, to the sixth warp.
+  __device__ __forceinline__ void pass_output(const float (&o)[16], int chunk) {
     const int buffer = chunk % output_buffers;
+    Word words[8];  // words[2j + h]: values 8h + r, tokens 8j + 2c, 8j + 2c + 1
+#pragma unroll
+    for (int i = 0; i < 8; ++i) words[i] = ptx::pack<T>(o[2 * i] * args_.scale, o[2 * i + 1] * args_.scale);
     storage_.output_empty[buffer].wait((chunk / output_buffers & 1) ^ 1);
     const Word at = ptx::shared_address(storage_.output[buffer]) + (lane_ / 16 * 8 + lane_ % 8) * Base::value_stride +
                     (16 * warp_ + lane_ / 8 % 2 * 8) * 2;
@@ -261,10 +246,11 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
   int count_;
 };
 
-template <class T, class Operand, int KeyDim, Strength Kind>
-__global__ void __maxnreg__(hopper_policy.registers) recurrence_sm90_kernel(const __grid_constant__ RecurrenceArguments<T> args) {
+template <class T, class Operand, int KeyDim, Strength Kind, class Policy>
+__global__ void __launch_bounds__(Policy::threads, Policy::blocks)
+    recurrence_sm90_kernel(const __grid_constant__ RecurrenceArguments<T> args) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  using Body = HopperRecurrence<T, Operand, KeyDim, Kind>;
+  using Body = HopperRecurrence<T, Operand, KeyDim, Kind, Policy>;
   extern __shared__ __align__(1024) unsigned char recurrence_shared[];
   auto& storage = *reinterpret_cast<typename Body::Storage*>(recurrence_shared);
   if (threadIdx.x == 0) storage.walk = find_walk(args, blockIdx.x, KeyDim);
