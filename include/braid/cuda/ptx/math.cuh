@@ -50,7 +50,11 @@ template <class T> __device__ __forceinline__ float high(Word word) {
 template <class Operand> __device__ __forceinline__ Word multiply(Word x, Word y) {
   Word z;
   if constexpr (std::is_same_v<Operand, __half>) asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(z) : "r"(x), "r"(y));
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  else asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(z) : "r"(x), "r"(y), "r"(0x80008000u));  // plus -0; mul is of sm_90
+#else
   else asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(z) : "r"(x), "r"(y));
+#endif
   return z;
 }
 
