@@ -14,6 +14,9 @@ PREFILL(SoftplusGate, DeltaRule)
 PREFILL(PerHead<SoftplusGate>, DeltaRule)
 PREFILL(LogDecay<>, Additive)
 
+template void cuda::linear_attention<LogDecay<>, DeltaRule, bf16, bf16, bf16>(cudaStream_t, const cuda::PrefillInputs<bf16, bf16>&,
+                                                                              const cuda::PrefillOutputs<bf16>&, const cuda::Workspace&,
+                                                                              const cuda::PrefillOptions&);
 template void cuda::dplr<LogDecay<>, __half, bf16, bf16>(cudaStream_t, const cuda::DplrInputs<bf16, bf16>&, const cuda::PrefillOutputs<bf16>&,
                                                          const cuda::Workspace&);
 template void cuda::decode<SoftplusGate, DeltaRule, bf16, bf16>(cudaStream_t, const cuda::DecodeInputs<bf16, bf16>&, const cuda::DecodeOutputs<bf16>&);

@@ -185,8 +185,12 @@ template <class C, class P> class Preparation {
         const int head = head_;
         std::byte* record = args_.records + static_cast<Index>(item_) * C::record.bytes();
         const Fetched fetched = fetched_;
-        if (!work && is_first_thread()) storage_.strengths[m].record = nullptr;
-        if (work) token_factors(m, chunk, head, record, fetched);
+        if (work) {
+          token_factors(m, chunk, head, record, fetched);
+        } else {
+          if (is_first_thread()) storage_.strengths[m].record = nullptr;
+          barrier();  // as in token_factors: behind it nobody reads the parts of the item before, whose buffer is loaded into next
+        }
         if (m + 1 < P::heads) next();
         else if (batch + stride < count) start(batch + stride, count);
         else chunk_.tokens = 0;

@@ -195,6 +195,7 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       this->pack_words(operand, s);
       ptx::wgmma_pin(operand);  // packed before the wait for O
       ptx::wgmma_wait<0>();
+      __syncwarp();  // all lanes have read what they needed of the stage
       if (lane_ == 0) storage_.empty[used.stage].arrive();
       if constexpr (Outputs) {
         ptx::wgmma_pin(o);
