@@ -145,7 +145,7 @@ inline void write_weights(const std::filesystem::path& directory, std::span<cons
   const auto shards = detail::split_shards(tensors, shard_bytes);
   std::deque<AtomicFile> files;
   std::set<std::string> names;
-  nlohmann::ordered_json map = nlohmann::ordered_json::object();
+  WeightMap map;
   std::uint64_t total = 0;
   for (std::size_t s = 0; s < shards.size(); ++s) {
     const std::string name = shards.size() == 1 ? single_file_name : detail::shard_name(s, shards.size());
@@ -154,8 +154,7 @@ inline void write_weights(const std::filesystem::path& directory, std::span<cons
     detail::write_safetensors(files.back(), shards[s], metadata);
     files.back().sync();
     for (const TensorSource& tensor : shards[s]) {
-      require(!map.contains(tensor.name), "write_weights", "each tensor once", tensor.name + " twice");
-      map[tensor.name] = name;
+      require(map.emplace(tensor.name, name).second, "write_weights", "each tensor once", tensor.name + " twice");
       total += tensor.bytes();
     }
   }
