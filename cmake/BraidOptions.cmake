@@ -3,7 +3,6 @@ option(BRAID_BUILD_EXAMPLES "Build the example programs" ${PROJECT_IS_TOP_LEVEL}
 option(BRAID_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
 option(BRAID_BUILD_BENCH "Build the benchmarks (needs Google Benchmark)" OFF)
 option(BRAID_NATIVE "Compile braid's own programs for the processor of this machine" ${PROJECT_IS_TOP_LEVEL})
-option(BRAID_OPENMP "Use OpenMP for threads" ON)
 option(BRAID_WERROR "Treat warnings in braid's own programs as errors" ${PROJECT_IS_TOP_LEVEL})
 set(BRAID_SANITIZE "" CACHE STRING "Sanitizers for braid's own programs, for example address,undefined")
 
@@ -33,13 +32,6 @@ endfunction()
 
 braid_find(Eigen3 libeigen3-dev "the CPU backend" 3.4 NO_MODULE)
 braid_find(Threads libc6-dev "threads")
-if(BRAID_OPENMP)
-  find_package(OpenMP QUIET COMPONENTS CXX)
-  if(NOT OpenMP_CXX_FOUND)
-    message(STATUS "braid: OpenMP was not found, programs will use one thread (on Debian, for clang: apt-get install libomp-dev)")
-    set(BRAID_OPENMP OFF)
-  endif()
-endif()
 
 # braid::io needs JSON and PCRE2; without them only braid::braid is made.
 set(braid_io_missing "")

@@ -3,14 +3,12 @@
 
 #include <braid/core/memory.hpp>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 #include <string>
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
+#include <thread>
 
 namespace braid::cpu {
 
@@ -37,13 +35,10 @@ inline Memory& host_memory() {
 /// What the operations of namespace braid::cpu take first. Not thread-safe: one context per calling thread.
 class Context {
  public:
-  /// `threads` = 0: as many as OpenMP offers (1 when compiled without it).
+  /// `threads` = 0: as many as this process may use. Throws Error if it is negative.
   explicit Context(int threads = 0) : threads_(threads) {
-#ifdef _OPENMP
-    if (threads_ == 0) threads_ = omp_get_max_threads();
-#else
-    threads_ = 1;
-#endif
+    require(threads >= 0, "cpu::Context", "threads >= 0", threads);
+    if (threads_ == 0) threads_ = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   }
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;

@@ -1,42 +1,21 @@
-// The one place where the CPU backend starts threads.
+// The one place where the CPU backend uses threads.
 #pragma once
 
 #include <braid/cpu/context.hpp>
-
-#include <exception>
+#include <braid/cpu/workers.hpp>
 
 namespace braid::cpu {
 
-/// Number of the calling thread within `parallel_for`, 0 <= n < ctx.threads().
-inline int thread_number() {
-#ifdef _OPENMP
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
-}
+/// Number of the calling thread within `parallel_for`, 0 <= n < ctx.threads(): which part of the scratch is its own.
+inline int thread_number() { return detail::thread_place.number; }
 
-/// Calls f(i) for 0 <= i < count on the context's threads. Which thread takes which i is fixed, so results do not depend on timing.
-/// Inside a parallel region it runs serially. An exception thrown by `f` is rethrown to the caller.
+/// Calls f(i) for 0 <= i < count on the context's threads. Which thread takes which i depends on timing, so what f(i) computes must
+/// not. Inside another parallel_for it runs serially. An exception thrown by `f` is rethrown to the caller.
 template <class F> void parallel_for(const Context& ctx, Index count, F&& f) {
-#ifdef _OPENMP
-  if (count > 1 && ctx.threads() > 1 && !omp_in_parallel()) {
-    std::exception_ptr error;
-#pragma omp parallel for schedule(static) num_threads(ctx.threads())
-    for (Index i = 0; i < count; ++i) {
-      try {
-        f(i);
-      } catch (...) {
-#pragma omp critical
-        error = std::current_exception();
-      }
-    }
-    if (error) std::rethrow_exception(error);
-    return;
-  }
-#endif
-  (void)ctx;
-  for (Index i = 0; i < count; ++i) f(i);
+  if (count > 1 && ctx.threads() > 1 && !detail::thread_place.working)
+    detail::Workers::instance().run(ctx.threads(), count, f);
+  else
+    for (Index i = 0; i < count; ++i) f(i);
 }
 
 /// Splits [0, count) into one contiguous range per thread (fewer if `grain` elements each cannot be had) and calls f(begin, end).

@@ -17,7 +17,7 @@ struct LoadOptions {
   std::function<void(std::uint64_t done, std::uint64_t total)> progress;
   bool check_config = true;       ///< config.json must describe the model's type
   bool allow_non_finite = false;  ///< NaN and infinite weights are accepted
-  int threads = 0;                ///< 0: as many as OpenMP offers
+  int threads = 0;                ///< 0: as many as this process may use
 };
 
 struct SaveOptions {
