@@ -119,9 +119,9 @@ template <Config C, class G, class U> struct LinearAttention {
     s.gated = ctx.arena.template take<T>(x.rows(), values);
     if constexpr (has_output_gate) {
       s.g_low = project(ctx, x, g_a_proj), s.g = project(ctx, s.g_low, g_b_proj);
-      gated_norm<Activation, T>(ctx, per_value_head(s.o), per_value_head(s.g), o_norm.vector(), C.norm_eps, per_value_head(s.gated));
+      gated_norm<Activation, T>(ctx, per_value_head(s.o), per_value_head(s.g), o_norm.vector(), config_of<C>.norm_eps, per_value_head(s.gated));
     } else {
-      rms_norm<T>(ctx, per_value_head(s.o), o_norm.vector(), C.norm_eps, per_value_head(s.gated));
+      rms_norm<T>(ctx, per_value_head(s.o), o_norm.vector(), config_of<C>.norm_eps, per_value_head(s.gated));
     }
     linear<T>(ctx, s.gated, o_proj.matrix(), y);
     return s;
@@ -138,12 +138,12 @@ template <Config C, class G, class U> struct LinearAttention {
     bool first = true;  // the first projection overwrites dx
     if constexpr (has_output_gate) {
       auto d_g = like(s.g), d_low = like(s.g_low);
-      gated_norm_backward<Activation, T>(ctx, per_value_head(s.o), per_value_head(s.g), o_norm.vector(), C.norm_eps, per_value_head(d_o),
+      gated_norm_backward<Activation, T>(ctx, per_value_head(s.o), per_value_head(s.g), o_norm.vector(), config_of<C>.norm_eps, per_value_head(d_o),
                                          per_value_head(d_o), per_value_head(d_g), o_norm.grad_vector());
       project_backward(ctx, s.g_low, g_b_proj, d_g, d_low);
       project_backward(ctx, x, g_a_proj, d_low, dx, !std::exchange(first, false));
     } else {
-      rms_norm_backward<T>(ctx, per_value_head(s.o), o_norm.vector(), C.norm_eps, per_value_head(d_o), per_value_head(d_o),
+      rms_norm_backward<T>(ctx, per_value_head(s.o), o_norm.vector(), config_of<C>.norm_eps, per_value_head(d_o), per_value_head(d_o),
                            o_norm.grad_vector());
     }
 
@@ -171,7 +171,7 @@ template <Config C, class G, class U> struct LinearAttention {
   }
 
  private:
-  static Param<T> matrix(Index out, Index in) { return {{out, in}, Init::normal, Role::matrix, C.init_std}; }
+  static Param<T> matrix(Index out, Index in) { return {{out, in}, Init::normal, Role::matrix, config_of<C>.init_std}; }
   /// The spread of PyTorch's uniform initialisation of a convolution.
   static Param<T> taps(Index channels) {
     return {{channels, 1, Index{C.conv}}, Init::normal, Role::vector, has_conv ? 1 / std::sqrt(3.0 * C.conv) : 0};

@@ -31,10 +31,10 @@ template <Config C> struct Mla {
 
   Param<T> q_proj = matrix(heads * query_dim, hidden);
   Param<T> q_a_proj = matrix(q_rank, hidden);
-  RmsNorm<T> q_a_layernorm{q_rank, C.latent_norm_eps};
+  RmsNorm<T> q_a_layernorm{q_rank, config_of<C>.latent_norm_eps};
   Param<T> q_b_proj = matrix(heads * query_dim, q_rank);
   Param<T> kv_a_proj = matrix(latent_dim, hidden);
-  RmsNorm<T> kv_a_layernorm{rank, C.latent_norm_eps};
+  RmsNorm<T> kv_a_layernorm{rank, config_of<C>.latent_norm_eps};
   Param<T> kv_b_proj = matrix(heads * (nope + value_dim), rank);
   Param<T> o_proj = matrix(hidden, heads * value_dim);
 
@@ -115,8 +115,8 @@ template <Config C> struct Mla {
     s.c = ctx.arena.template take<T>(x.rows(), rank);
     kv_a_layernorm.forward(ctx, s.latent, s.c);
     if constexpr (rotates) {
-      rope<T>(ctx, per_query(s.q), nope, C.rope_theta, batch, starts);
-      rope<T>(ctx, s.key.reshaped(x.rows(), 1, shared), 0, C.rope_theta, batch, starts);
+      rope<T>(ctx, per_query(s.q), nope, config_of<C>.rope_theta, batch, starts);
+      rope<T>(ctx, s.key.reshaped(x.rows(), 1, shared), 0, config_of<C>.rope_theta, batch, starts);
     }
     s.o = ctx.arena.template take<T>(x.rows(), heads * value_dim);
     if (needs_keys(batch, starts)) {
@@ -144,8 +144,8 @@ template <Config C> struct Mla {
     attention_backward<T>(ctx, per_query(s.q), per_key(s.kv), s.key, batch, scale, per_value(s.o), s.log_sum, per_value(d_o), per_query(d_q),
                           per_key(d_kv), d_key);
     if constexpr (rotates) {
-      rope_backward<T>(ctx, per_query(d_q), nope, C.rope_theta, batch);
-      rope_backward<T>(ctx, d_key.reshaped(x.rows(), 1, shared), 0, C.rope_theta, batch);
+      rope_backward<T>(ctx, per_query(d_q), nope, config_of<C>.rope_theta, batch);
+      rope_backward<T>(ctx, d_key.reshaped(x.rows(), 1, shared), 0, config_of<C>.rope_theta, batch);
     }
     project_backward(ctx, s.c, kv_b_proj.matrix(), kv_b_proj.grad_matrix(), d_kv, d_c);
     kv_a_layernorm.backward(ctx, s.latent, {}, d_c, d_c);
@@ -165,7 +165,7 @@ template <Config C> struct Mla {
  private:
   static inline const T scale = static_cast<T>(1 / std::sqrt(static_cast<double>(query_dim)));
 
-  static Param<T> matrix(Index out, Index in) { return {{out, in}, Init::normal, Role::matrix, C.init_std}; }
+  static Param<T> matrix(Index out, Index in) { return {{out, in}, Init::normal, Role::matrix, config_of<C>.init_std}; }
   static View<T, 3> per_query(View<T, 2> x) { return x.reshaped(x.rows(), heads, query_dim); }
   static View<T, 3> per_key(View<T, 2> x) { return x.reshaped(x.rows(), heads, nope + value_dim); }
   static View<T, 3> per_value(View<T, 2> x) { return x.reshaped(x.rows(), heads, value_dim); }

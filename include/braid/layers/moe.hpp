@@ -18,7 +18,7 @@ template <Config C> struct Moe {
   static constexpr Index width = C.expert_width, shared_width = Index{C.shared_experts} * C.expert_width;
   static constexpr bool has_shared = C.shared_experts > 0;
   static constexpr Router router{C.experts,          C.experts_per_token, C.expert_groups,
-                                 C.groups_per_token, C.routed_scale,      C.renormalize};
+                                 C.groups_per_token, config_of<C>.routed_scale,      C.renormalize};
 
   static constexpr Index router_count = Index{C.experts} * C.hidden + C.experts;
   static constexpr Index expert_count = SwiGlu<T>::parameters(C.hidden, width);
@@ -29,9 +29,9 @@ template <Config C> struct Moe {
 
   /// A routed expert, with the checkpoint's names: w1 is the gate, w3 up, w2 down.
   struct Expert {
-    Param<T> w1{{C.expert_width, C.hidden}, Init::normal, Role::matrix, C.init_std};
-    Param<T> w2{{C.hidden, C.expert_width}, Init::normal, Role::matrix, C.init_std};
-    Param<T> w3{{C.expert_width, C.hidden}, Init::normal, Role::matrix, C.init_std};
+    Param<T> w1{{C.expert_width, C.hidden}, Init::normal, Role::matrix, config_of<C>.init_std};
+    Param<T> w2{{C.hidden, C.expert_width}, Init::normal, Role::matrix, config_of<C>.init_std};
+    Param<T> w3{{C.expert_width, C.hidden}, Init::normal, Role::matrix, config_of<C>.init_std};
     template <class V> void visit(V&& v) {
       v("w1.weight", w1);
       v("w2.weight", w2);
@@ -45,7 +45,7 @@ template <Config C> struct Moe {
     }
   };
   struct Gate {
-    Param<T> weight{{C.experts, C.hidden}, Init::normal, Role::matrix, C.init_std};
+    Param<T> weight{{C.experts, C.hidden}, Init::normal, Role::matrix, config_of<C>.init_std};
     Param<T> e_score_correction_bias{{C.experts}, Init::zeros, Role::balance};
     template <class V> void visit(V&& v) {
       v("weight", weight);
@@ -55,7 +55,7 @@ template <Config C> struct Moe {
 
   Gate gate;
   Experts experts;
-  SwiGlu<T> shared_experts{C.hidden, shared_width, C.init_std};
+  SwiGlu<T> shared_experts{C.hidden, shared_width, config_of<C>.init_std};
 
   template <class V> void visit(V&& v) {
     v("gate", gate);

@@ -138,10 +138,10 @@ template <Config C, template <Config> class Linear = Kda, template <Config> clas
     return normed;
   }
 
-  Embedding<T> embed_tokens_{C.vocab, C.hidden, C.init_std};
-  Embedding<T> lm_head_{C.vocab, C.hidden, C.init_std};  // unbound and unused if tied
+  Embedding<T> embed_tokens_{C.vocab, C.hidden, config_of<C>.init_std};
+  Embedding<T> lm_head_{C.vocab, C.hidden, config_of<C>.init_std};  // unbound and unused if tied
   Stack stack_;
-  RmsNorm<T> norm_{C.hidden, C.norm_eps};
+  RmsNorm<T> norm_{C.hidden, config_of<C>.norm_eps};
   ParamStorage<T> parameters_;  // last: binds the members above
 };
 

@@ -115,6 +115,10 @@ struct Config {
   }
 };
 
+/// C as an ordinary object, for what is read when the program runs: clang 14 crashes or reads something else where the run-time value of a
+/// double is taken from a template parameter of class type.
+template <Config C> inline constexpr Config config_of = C;
+
 /// Explains, one sentence each, what is wrong with a Config. Every model type instantiates it.
 template <Config C> constexpr bool check_config() {
   static_assert(C.vocab > 0 && C.hidden > 0 && C.layers > 0, "braid: Config needs vocab, hidden and layers > 0");

@@ -143,8 +143,8 @@ template <Config C, template <Config> class Linear, template <Config> class Full
   }
 
   Stack()
-      : linear_(linear_layers), full_(full_layers), dense_(dense_layers, Dense(C.hidden, C.dense_width, C.init_std)), moe_(moe_layers),
-        input_norm_(C.layers, RmsNorm<T>(C.hidden, C.norm_eps)), post_norm_(C.layers, RmsNorm<T>(C.hidden, C.norm_eps)) {}
+      : linear_(linear_layers), full_(full_layers), dense_(dense_layers, Dense(C.hidden, C.dense_width, config_of<C>.init_std)), moe_(moe_layers),
+        input_norm_(C.layers, RmsNorm<T>(C.hidden, config_of<C>.norm_eps)), post_norm_(C.layers, RmsNorm<T>(C.hidden, config_of<C>.norm_eps)) {}
 
   /// Inference: x [tokens, hidden] is replaced by the last block's output. `cache` may be null.
   template <class Ctx, class Probe> void forward(Ctx& ctx, View<T, 2> x, const Batch& batch, Cache* cache, Probe&& probe) const {
