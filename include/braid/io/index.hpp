@@ -141,7 +141,9 @@ inline void remove_stale(const std::filesystem::path& directory, const std::set<
 /// full disk loses nothing.
 inline void write_weights(const std::filesystem::path& directory, std::span<const TensorSource> tensors, std::uint64_t shard_bytes,
                           const Metadata& metadata = {{"format", "pt"}}) {
-  std::filesystem::create_directories(directory);
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  require(!error, "write_weights", "a folder that can be made", directory.string() + ": " + error.message());
   const auto shards = detail::split_shards(tensors, shard_bytes);
   std::deque<AtomicFile> files;
   std::set<std::string> names;
