@@ -107,8 +107,8 @@ template <class T> struct LinearAttentionResults {
     return g;
   }
 
-  /// The largest relative error against `expected`, each array within `limit`.
-  template <class U> auto worst(const LinearAttentionResults<U>& expected, double limit) const;
+  /// The largest relative error against `expected`, each array within `limit`, d_q and d_k within `keys_limit` where it is given.
+  template <class U> auto worst(const LinearAttentionResults<U>& expected, double limit, double keys_limit = 0) const;
 
   static constexpr std::array<const char*, 12> names{"o",      "final_state", "d_q", "d_k",     "d_v",       "d_gate",
                                                      "d_beta", "d_a",         "d_b", "d_A_log", "d_dt_bias", "d_initial_state"};
@@ -141,9 +141,14 @@ struct WorstError {
   }
 };
 
-template <class T> template <class U> auto LinearAttentionResults<T>::worst(const LinearAttentionResults<U>& expected, double limit) const {
+template <class T>
+template <class U>
+auto LinearAttentionResults<T>::worst(const LinearAttentionResults<U>& expected, double limit, double keys_limit) const {
   WorstError worst;
-  for (std::size_t i = 0; i < names.size(); ++i) worst.add(relative_error(*all()[i], *expected.all()[i]), limit, names[i]);
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const bool keys = keys_limit > 0 && (all()[i] == &d_q || all()[i] == &d_k);
+    worst.add(relative_error(*all()[i], *expected.all()[i]), keys ? keys_limit : limit, names[i]);
+  }
   return worst;
 }
 
