@@ -1,5 +1,5 @@
 // Linear attention over whole sequences (prefill): Eq. (1) for any gate and update in chunks of 32 tokens; two kernels, on Hopper side by
-// side, and two more where long sequences are cut into segments. No allocation, no synchronisation. One include, one call on raw device pointers; see linear_attention below.
+// side where few blocks walk the sequences, and two more where long sequences are cut into segments. No allocation, no synchronisation. One include, one call on raw device pointers; see linear_attention below.
 #pragma once
 
 #include <braid/core/linear_attention.hpp>

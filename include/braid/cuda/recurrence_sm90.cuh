@@ -8,7 +8,7 @@
 // The flags are cleared before this kernel may start, and the preparation waits for nobody, so no order of blocks can lock up.
 //
 // What bounds the kernel at few heads is the chain E, R, S of one chunk after the other. What is off that chain stands where the
-// warpgroup would wait for a product: half of O behind E, the other half and the decay of S behind R, the next values behind S.
+// warpgroup would wait for a product: half of O behind E, the other half and the decay of S behind R.
 #pragma once
 
 #include <braid/cuda/ptx/barrier.cuh>
@@ -60,9 +60,8 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     }
     __syncthreads();
     if (warp_ == 4) produce();
-    else if (!this->wants_outputs()) warp_ < 4 ? consume<false>() : void();
-    else if (warp_ == 5) carry_away();
-    else consume<true>();
+    else if (this->wants_outputs()) warp_ == 5 ? carry_away() : consume<true>();
+    else if (warp_ < 4) consume<false>();
   }
 
  private:
@@ -206,7 +205,7 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     this->store_last_state(s);
   }
 
-  /// Waits for a stage and takes its values; where there is erasing, `e` becomes what E is added to.
+  /// Takes the values of a stage that is full; where there is erasing, `e` becomes what E is added to.
   __device__ __forceinline__ void fetch_values(float (&e)[16], Word (&values)[8], const Ring& at) {
     this->load_values(values, storage_.values[at.stage]);
     if constexpr (layout.erases())

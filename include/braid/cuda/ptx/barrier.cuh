@@ -54,11 +54,6 @@ __device__ __forceinline__ void named_barrier(int id, int threads) {
 /// Orders this thread's ordinary accesses to global memory and those of the copy engine, in both directions.
 __device__ __forceinline__ void fence_async_global() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 
-/// Changes the registers of each thread of a warpgroup to Count, a multiple of 8; every warp of it executes this. `claim` waits until
-/// warpgroups of the block have released enough. The kernel needs a register cap at entry (__maxnreg__).
-template <int Count> __device__ __forceinline__ void claim_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Count)); }
-template <int Count> __device__ __forceinline__ void release_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Count)); }
-
 /// Programmatic dependent launch: lets the next kernel of the stream start its blocks; waits for the previous kernel's memory.
 __device__ __forceinline__ void launch_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 __device__ __forceinline__ void wait_for_previous_grid() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
