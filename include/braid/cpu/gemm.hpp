@@ -1,9 +1,11 @@
 // Matrix products of the CPU backend: the only place where Eigen multiplies matrices, so each variant is compiled once per type.
+// x W^T of a few rows x is not Eigen's (cpu/few_rows.hpp).
 // All matrices are row-major with a row stride. Serial: callers split the work over threads.
 #pragma once
 
 #include <braid/core/macros.hpp>
 #include <braid/core/types.hpp>
+#include <braid/cpu/few_rows.hpp>
 
 // Products run on the calling thread: Eigen must not start threads of its own.
 #ifndef EIGEN_DONT_PARALLELIZE
@@ -50,6 +52,7 @@ template <class T>
 BRAID_NOINLINE void gemm_nt(Index m, Index n, Index k, T alpha, const T* a, Index lda, const T* b, Index ldb, T* c, Index ldc,
                             bool accumulate) {
   if (m == 0 || n == 0) return;
+  if (m <= detail::few_rows) return detail::few_rows_nt(m, n, k, alpha, a, lda, b, ldb, c, ldc, accumulate);
   auto out = matrix(c, m, n, ldc);
   if (!accumulate) out.setZero();
   if (k) out.noalias() += alpha * matrix(a, m, k, lda) * matrix(b, n, k, ldb).transpose();

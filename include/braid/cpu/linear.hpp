@@ -5,16 +5,24 @@
 #include <braid/cpu/gemm.hpp>
 #include <braid/cpu/parallel.hpp>
 
+#include <algorithm>
+
 namespace braid::cpu {
 
 namespace detail {
 /// Splits the longer side of an m x n result over the threads; `f(row, rows, col, cols)` computes one block.
 template <class F> void split_product(const Context& ctx, Index m, Index n, F&& f) {
-  constexpr Index grain = 16;
+  constexpr Index grain = 2 * few_rows + 2;  // no part of many rows is a product of few rows
   if (m >= n)
     parallel_ranges(ctx, m, grain, [&](Index begin, Index end) { f(begin, end - begin, 0, n); });
   else
     parallel_ranges(ctx, n, grain, [&](Index begin, Index end) { f(0, m, begin, end - begin); });
+}
+
+/// Calls f(col, cols) for pieces of the n columns of a result of few rows; k is the length of the sums.
+template <class F> void few_rows_pieces(const Context& ctx, Index n, Index k, F&& f) {
+  const Index cols = std::max(Index{1}, few_rows_piece / std::max(Index{1}, k));
+  parallel_for(ctx, (n + cols - 1) / cols, [&](Index i) { f(i * cols, std::min(cols, n - i * cols)); });
 }
 }  // namespace detail
 
@@ -24,9 +32,13 @@ void linear(Context& ctx, View<const T, 2> x, View<const T, 2> w, View<T, 2> y, 
   const Index in = x.cols(), out = w.rows();
   require_shape(w, {out, in}, "linear: w");
   require_shape(y, {x.rows(), out}, "linear: y");
-  detail::split_product(ctx, x.rows(), out, [&](Index row, Index rows, Index col, Index cols) {
+  auto product = [&](Index row, Index rows, Index col, Index cols) {
     gemm_nt<T>(rows, cols, in, T(1), x.row(row), in, w.row(col), in, y.row(row) + col, out, accumulate);
-  });
+  };
+  if (x.rows() <= detail::few_rows)
+    detail::few_rows_pieces(ctx, out, in, [&](Index col, Index cols) { product(0, x.rows(), col, cols); });
+  else
+    detail::split_product(ctx, x.rows(), out, product);
 }
 
 /// dx = dy w. dy [tokens, out], w [out, in], dx [tokens, in]; `accumulate` adds to dx.
