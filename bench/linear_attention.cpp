@@ -1,4 +1,5 @@
-// KDA on one thread, 4096 tokens, d = 128, float: token by token, chunkwise, backward, and the matrix product that is the measure of both.
+// KDA of 4096 tokens, d = 128, float: token by token, chunkwise, backward, and the matrix product that is the measure of both. First one
+// head on one thread, then four heads on two.
 // `eq13` is FLOP/s by Eq. (13) of the paper; a backward pass counts twice its forward.
 #include <braid/core/random.hpp>
 #include <braid/cpu/gemm.hpp>
@@ -20,18 +21,20 @@ struct Problem {
   LinearAttentionOutputs<float> out;
   LinearAttentionGradients<float> grad;
 
-  Problem() {
+  explicit Problem(Index heads) {
     Random random(seed(1));
     auto normal = [&](Index n, double scale) {
       std::vector<float> x(static_cast<std::size_t>(n));
       for (float& y : x) y = static_cast<float>(scale * random.normal());
       return x;
     };
-    q = normal(T * d, 0.09), k = normal(T * d, 0.09), v = normal(T * d, 1), g = normal(T * d, 0.1), beta = normal(T, 1), d_o = normal(T * d, 1);
+    const Index rows = T * heads;
+    q = normal(rows * d, 0.09), k = normal(rows * d, 0.09), v = normal(rows * d, 1), g = normal(rows * d, 0.1), beta = normal(rows, 1);
+    d_o = normal(rows * d, 1);
     for (float& x : g) x = -std::abs(x);
     for (float& x : beta) x = 1 / (1 + std::exp(-x));
     o = d_q = d_k = d_v = d_g = q, d_beta = beta;
-    in.tokens = T, in.heads = in.value_heads = 1, in.key_dim = in.value_dim = d, in.scale = 0.09f;
+    in.tokens = T, in.heads = in.value_heads = heads, in.key_dim = in.value_dim = d, in.scale = 0.09f;
     in.q = q.data(), in.k = k.data(), in.v = v.data(), in.gate = g.data(), in.beta = beta.data();
     out.o = o.data();
     grad.d_o = d_o.data(), grad.d_q = d_q.data(), grad.d_k = d_k.data(), grad.d_v = d_v.data(), grad.d_gate = d_g.data();
@@ -41,31 +44,33 @@ struct Problem {
 
 constexpr double flop(double C, double passes) { return passes * T * (6.0 * d * d + 3 * C * d + C * C); }
 
+/// Tokens and, unless it is 0, floating-point operations of one iteration, per second.
 void count(benchmark::State& state, double flops) {
   state.counters["tokens/s"] = benchmark::Counter(double(T) * double(state.iterations()), benchmark::Counter::kIsRate);
   if (flops > 0) state.counters["eq13"] = benchmark::Counter(flops * double(state.iterations()), benchmark::Counter::kIsRate);
 }
 
+// Arguments: heads, threads.
 void recurrent(benchmark::State& state) {
-  cpu::Context ctx(1);
-  Problem p;
+  cpu::Context ctx(int(state.range(1)));
+  Problem p(state.range(0));
   for (auto _ : state) cpu::linear_attention<LogDecay<>, DeltaRule, Recurrent>(ctx, p.in, p.out);
   count(state, 0);
 }
 template <int C> void forward(benchmark::State& state) {
-  cpu::Context ctx(1);
-  Problem p;
+  cpu::Context ctx(int(state.range(1)));
+  Problem p(state.range(0));
   for (auto _ : state) cpu::linear_attention<LogDecay<>, DeltaRule, Chunkwise<C>>(ctx, p.in, p.out);
-  count(state, flop(C, 1));
+  count(state, flop(C, 1) * double(state.range(0)));
 }
 template <int C> void forward_backward(benchmark::State& state) {
-  cpu::Context ctx(1);
-  Problem p;
+  cpu::Context ctx(int(state.range(1)));
+  Problem p(state.range(0));
   for (auto _ : state) {
     cpu::linear_attention<LogDecay<>, DeltaRule, Chunkwise<C>>(ctx, p.in, p.out);
     cpu::linear_attention_backward<LogDecay<>, DeltaRule, Chunkwise<C>>(ctx, p.in, p.grad);
   }
-  count(state, flop(C, 3));
+  count(state, flop(C, 3) * double(state.range(0)));
 }
 void eigen_product(benchmark::State& state) {
   const Index C = state.range(0);
@@ -77,12 +82,14 @@ void eigen_product(benchmark::State& state) {
   state.counters["flop"] = benchmark::Counter(2.0 * double(C) * d * d * double(state.iterations()), benchmark::Counter::kIsRate);
 }
 
+void sizes(benchmark::internal::Benchmark* b) { b->Args({1, 1})->Args({4, 2})->Unit(benchmark::kMillisecond)->UseRealTime(); }
+
 BENCHMARK(eigen_product)->Arg(32)->Arg(64);
-BENCHMARK(recurrent)->Unit(benchmark::kMillisecond);
-BENCHMARK(forward<32>)->Unit(benchmark::kMillisecond);
-BENCHMARK(forward<64>)->Unit(benchmark::kMillisecond);
-BENCHMARK(forward_backward<32>)->Unit(benchmark::kMillisecond);
-BENCHMARK(forward_backward<64>)->Unit(benchmark::kMillisecond);
+BENCHMARK(recurrent)->Apply(sizes);
+BENCHMARK(forward<32>)->Apply(sizes);
+BENCHMARK(forward<64>)->Apply(sizes);
+BENCHMARK(forward_backward<32>)->Apply(sizes);
+BENCHMARK(forward_backward<64>)->Apply(sizes);
 
 }  // namespace
 

@@ -3,7 +3,8 @@
 //   bench.model dense|moe FOLDER
 //
 // writes the model to FOLDER as a published checkpoint, with the logits of 100 tokens, and prints `prefill` and `decode` in tokens/s:
-// median, least and most of five runs on all threads.
+// median, least and most of five runs on all threads. `read` is what decoding would reach if a token cost no more than a plain sum over
+// as many weights as it uses.
 #include <braid/braid.hpp>
 #include <braid/io/checkpoint.hpp>
 
@@ -51,6 +52,19 @@ template <class F> void measure(const char* name, Index count, F&& f) {
   std::printf("%s %.1f %.1f %.1f\n", name, speeds[runs / 2], speeds.front(), speeds.back());
 }
 
+/// The greatest sum of a MiB among n weights, which the threads take MiB by MiB.
+float greatest_sum(cpu::Context& ctx, const float* weights, Index n, View<float, 1> sums) {
+  using P = cpu::Pack<float>;
+  constexpr Index piece = 1 << 18, chains = 8, step = chains * P::lanes;
+  cpu::parallel_for(ctx, n / piece, [&](Index i) {
+    P sum[chains] = {};
+    for (Index at = i * piece; at < (i + 1) * piece; at += step)
+      cpu::unrolled<chains>([&](auto c) { sum[c] += P::load(weights + at + c * P::lanes); });
+    sums(i) = cpu::sum(((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7])));
+  });
+  return *std::max_element(sums.data, sums.data + n / piece);
+}
+
 template <Config C> void run(const char* folder) {
   using Model = CausalLm<C>;
   cpu::Context cpu;
@@ -69,6 +83,10 @@ template <Config C> void run(const char* folder) {
   measure("prefill", prompt, [&] {
     cache.reset(0);
     model.next_logits(cpu, ids, Batch(prompt), cache, next.view());
+  });
+  Tensor<float, 1> sums(cpu.memory(), Model::activated_count >> 18);
+  measure("read", decoded, [&] {
+    for (Index t = 0; t < decoded; ++t) next.data()[t] = greatest_sum(cpu, model.parameters().values(), Model::activated_count, sums);
   });
   const Batch one(1);
   cache.reset(0);

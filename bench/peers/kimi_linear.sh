@@ -21,5 +21,6 @@ for kind in dense moe; do
     printf '| %s | %s | %s (%s to %s) | %s (%s to %s) | %s |\n' "$kind" "$what" "$ours" "$ours_least" "$ours_most" "$peer" "$peer_least" \
       "$peer_most" "$(awk "BEGIN { printf \"%.1f\", $ours / $peer }")"
   done
+  printf '%s: a plain sum of the weights %s tokens/s, least %s, most %s\n' "$kind" $(sed -n 's/^read //p' "$work/braid") >&2
   printf '%s: logits differ by %s of their norm\n' "$kind" "$(sed -n 's/^agreement //p' "$work/peer")" >&2
 done
