@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <utility>
 
 using namespace braid;
 
@@ -42,7 +43,8 @@ TEST_CASE_TEMPLATE("x W^T of few rows and of more, lengths around the packs", T,
 TEST_CASE("few rows: the same bits for every number of threads") {
   cpu::Context one(1);
   for (Index rows : {1, 3, 4, 8})
-    for (auto [out, in] : {std::pair<Index, Index>{7, 300}, {500, 301}, {9, 40000}}) {
+    for (auto [outputs, inputs] : {std::pair<Index, Index>{7, 300}, {500, 301}, {9, 40000}}) {
+      const Index out = outputs, in = inputs;  // clang 14 does not capture a structured binding
       const auto x = fixtures::normal<float>(1, 1, rows, in), w = fixtures::normal<float>(2, 1, out, in);
       auto expected = fixtures::poison<float>(rows, out);
       cpu::linear<float>(one, x, w, expected);
