@@ -1,11 +1,14 @@
 // The one error channel: everything that comes from outside (files, shapes, devices) is reported as braid::Error.
 #pragma once
 
+#include <braid/core/macros.hpp>
+
 #include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 namespace braid {
@@ -13,7 +16,7 @@ namespace braid {
 /// What went wrong, in three parts a person can act on: where (operation or file), what was expected, what was found.
 class Error : public std::runtime_error {
  public:
-  Error(std::string where, std::string expected, std::string found)
+  BRAID_NOINLINE Error(std::string where, std::string expected, std::string found)
       : std::runtime_error(where + ": expected " + expected + ", found " + found),
         where_(std::move(where)), expected_(std::move(expected)), found_(std::move(found)) {}
 
@@ -26,29 +29,38 @@ class Error : public std::runtime_error {
 };
 
 namespace detail {
+/// How a part of a message is kept until it is printed: characters as one type whatever a literal's length, all else by reference.
+template <class Part>
+using Shown = std::conditional_t<std::is_convertible_v<const Part&, std::string_view>, std::string_view, const Part&>;
+
 /// Values that will be text if a message is needed; refers to them, so it lives within one expression.
 template <class... Parts> struct Text {
-  std::tuple<const Parts&...> parts;
+  std::tuple<Parts...> parts;
 
   friend std::ostream& operator<<(std::ostream& out, const Text& text) {
-    std::apply([&](const Parts&... part) { (out << ... << part); }, text.parts);
+    std::apply([&](const auto&... part) { (out << ... << part); }, text.parts);
     return out;
   }
-  operator std::string() const {
+  BRAID_NOINLINE operator std::string() const {
     std::ostringstream out;
     out << *this;
     return out.str();
   }
 };
 /// Concatenates values as text, for messages. Nothing is formatted before the message is: a check that passes costs nothing.
-template <class... Parts> Text<Parts...> text(const Parts&... parts) { return {{parts...}}; }
+template <class... Parts> Text<Shown<Parts>...> text(const Parts&... parts) { return {{parts...}}; }
+
+template <class Where, class Expected, class Found>
+[[noreturn]] BRAID_NOINLINE void fail(Where where, Expected expected, Found found) {
+  throw Error(text(where), text(expected), text(found));
+}
 }  // namespace detail
 
 /// Throws Error unless `condition`. The other three may be anything that prints; they are formatted on failure only.
 template <class Where, class Expected, class Found>
 void require(bool condition, const Where& where, const Expected& expected, const Found& found) {
   if (!condition) [[unlikely]]
-    throw Error(detail::text(where), detail::text(expected), detail::text(found));
+    detail::fail<detail::Shown<Where>, detail::Shown<Expected>, detail::Shown<Found>>(where, expected, found);
 }
 
 }  // namespace braid

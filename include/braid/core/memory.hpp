@@ -125,7 +125,7 @@ class Arena {
   }
 
  private:
-  void* bytes(std::size_t count) {
+  BRAID_NOINLINE void* bytes(std::size_t count) {
     count = (count + Memory::alignment - 1) / Memory::alignment * Memory::alignment;
     if (count == 0) count = Memory::alignment;
     while (block_ < blocks_.size() && used_ + count > blocks_[block_].bytes()) {
@@ -142,7 +142,7 @@ class Arena {
     return pointer;
   }
 
-  void release(std::size_t block, std::size_t used) {
+  BRAID_NOINLINE void release(std::size_t block, std::size_t used) {
     block_ = block;
     used_ = used;
     if (block_ == 0 && used_ == 0 && blocks_.size() > 1) {  // idle: merge into one block of the size that was needed

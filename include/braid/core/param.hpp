@@ -1,6 +1,7 @@
 // Parameters: declared by layers with a shape, visited by name, bound to one flat allocation per model.
 #pragma once
 
+#include <braid/core/macros.hpp>
 #include <braid/core/memory.hpp>
 #include <braid/core/random.hpp>
 
@@ -51,26 +52,37 @@ template <class T> struct Param {
 };
 
 namespace detail {
-template <class P> inline constexpr bool is_param = false;
-template <class T> inline constexpr bool is_param<Param<T>> = true;
+/// The T of a layer's Param<T>.
+template <class Layer> struct LayerScalar {
+  using type = typename Layer::T;
+};
+template <template <class> class Layer, class Scalar> struct LayerScalar<Layer<Scalar>> {
+  using type = Scalar;
+};
 
-/// Calls f(full name, param) for every Param below a layer; a nested layer adds its name and a dot.
-template <class F> struct NamedVisitor {
-  F& f;
+/// Calls a function with (full name, param) for every Param below a layer; a nested layer adds its name and a dot. The function's type
+/// is not part of this one, so that a model's `visit` is compiled once and not for every use.
+template <class T> struct NamedVisitor {
+  void* f;
+  void (*call)(void* f, const std::string& name, Param<T>& p);
   std::string prefix;
-  template <class P> void operator()(std::string_view name, P& p) const {
-    if constexpr (is_param<std::remove_const_t<P>>) {
-      f(prefix + std::string(name), p);
-    } else {
-      p.visit(NamedVisitor{f, prefix + std::string(name) + "."});
-    }
+
+  BRAID_NOINLINE void operator()(std::string_view name, Param<T>& p) const { call(f, joined(name), p); }
+  template <class Layer> void operator()(std::string_view name, Layer& layer) const {
+    layer.visit(NamedVisitor{f, call, joined(name) + "."});
   }
+
+ private:
+  BRAID_NOINLINE std::string joined(std::string_view name) const { return prefix + std::string(name); }
 };
 }  // namespace detail
 
 /// Calls `f(const std::string& name, Param<T>& p)` for every parameter of a layer or model, in a fixed order.
 template <class Layer, class F> void for_each_param(Layer& layer, F&& f, std::string prefix = {}) {
-  layer.visit(detail::NamedVisitor<std::remove_reference_t<F>>{f, std::move(prefix)});
+  using T = typename detail::LayerScalar<Layer>::type;
+  auto use = [&f](const std::string& name, Param<T>& p) { f(name, p); };
+  auto call = [](void* to, const std::string& name, Param<T>& p) { (*static_cast<decltype(use)*>(to))(name, p); };
+  layer.visit(detail::NamedVisitor<T>{&use, call, std::move(prefix)});
 }
 
 /// The flat storage of a layer's or model's parameters, and, once asked for, of their gradients.

@@ -77,10 +77,14 @@ template <class T, int Rank> struct View {
 };
 
 namespace detail {
-template <std::size_t N> std::string shape_text(const std::array<Index, N>& shape) {
+template <std::size_t N> BRAID_NOINLINE std::string shape_text(const std::array<Index, N>& shape) {
   std::string out = "[";
   for (std::size_t d = 0; d < N; ++d) out += (d ? ", " : "") + std::to_string(shape[d]);
   return out + "]";
+}
+template <std::size_t N>
+[[noreturn]] BRAID_NOINLINE void fail_shape(const std::array<Index, N>& expected, const std::array<Index, N>& found, std::string_view where) {
+  throw Error(std::string(where), "shape " + shape_text(expected), shape_text(found));
 }
 }  // namespace detail
 
@@ -89,7 +93,7 @@ template <class T, int Rank>
 void require_shape(const View<T, Rank>& view, const std::type_identity_t<std::array<Index, Rank>>& expected,
                    std::string_view where) {
   if (view.shape != expected) [[unlikely]]
-    throw Error(std::string(where), "shape " + detail::shape_text(expected), detail::shape_text(view.shape));
+    detail::fail_shape(expected, view.shape, where);
 }
 
 }  // namespace braid

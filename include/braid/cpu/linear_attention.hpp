@@ -57,6 +57,8 @@ template <class Gate, class T> void check_log_decay(const Context& ctx, const Li
 }
 
 template <class Form> inline constexpr bool is_recurrent = std::is_same_v<Form, Recurrent>;
+template <class Form> inline constexpr Index chunk_of = Form::chunk;
+template <> inline constexpr Index chunk_of<Recurrent> = 0;
 
 /// to[i] = sum of `lanes` consecutive rows of `width` entries, for `rows` results.
 template <class T> void sum_lanes(const Context& ctx, const T* from, Index rows, Index lanes, Index width, T* to) {
@@ -81,6 +83,79 @@ template <class T> void sum_partials(const T* from, const HeadTasks& tasks, Inde
     }
 }
 
+/// `linear_attention` and its gradients for any size of chunk, so that sizes share their code.
+template <class Gate, class Update, bool recurrent, class T>
+BRAID_NOINLINE void run_forward(Context& ctx, const LinearAttentionInputs<T>& in, const LinearAttentionOutputs<T>& out,
+                                [[maybe_unused]] Index chunk) {
+  check_linear_attention<Gate, Update>(in);
+  require(in.tokens == 0 || out.o != nullptr, "linear_attention", "the array `o`", "a null pointer");
+  check_log_decay<Gate>(ctx, in, "linear_attention");
+  const std::array<Index, 2> whole{0, in.tokens};
+  const HeadTasks tasks(ctx, in, whole);
+
+  auto scope = ctx.arena.scope();
+  if constexpr (recurrent) {
+    auto scratch = ctx.arena.take<T>(ctx.threads(), recurrent_scratch<Gate, Update>(in, tasks.width()));
+    parallel_for(ctx, tasks.count(), [&](Index i) {
+      recurrent_forward<Gate, Update>(in, out, tasks[i], scratch.row(thread_number()));
+    });
+  } else {
+    auto scratch = ctx.arena.take<T>(ctx.threads(), chunkwise_scratch<Gate, Update>(in, tasks.width(), chunk));
+    parallel_for(ctx, tasks.count(), [&](Index i) {
+      chunkwise_forward<Gate, Update>(in, out, tasks[i], chunk, scratch.row(thread_number()));
+    });
+  }
+}
+
+template <class Gate, class Update, bool recurrent, class T>
+BRAID_NOINLINE void run_backward(Context& ctx, const LinearAttentionInputs<T>& in, const LinearAttentionGradients<T>& out,
+                                 [[maybe_unused]] Index chunk) {
+  constexpr auto where = "linear_attention_backward";
+  check_linear_attention<Gate, Update>(in, where);
+  require(in.tokens == 0 || out.d_o != nullptr, where, "the array `d_o`", "a null pointer");
+  check_log_decay<Gate>(ctx, in, where);
+  const std::array<Index, 2> whole{0, in.tokens};
+  const HeadTasks tasks(ctx, in, whole);
+  const Index K = in.key_dim, lanes = tasks.heads * tasks.panels, G = decay_width<Gate>(K);
+
+  auto scope = ctx.arena.scope();
+  auto lane_array = [&](T* wanted, bool split, Index width) {
+    return wanted && split ? ctx.arena.take<T>(in.tokens, lanes, width).data : wanted;
+  };
+  auto partial_array = [&](T* wanted, Index width) {
+    return wanted ? ctx.arena.take_zero<T>(tasks.sequences, lanes, width).data : nullptr;
+  };
+  const bool split_keys = lanes != in.heads, split_values = tasks.panels > 1;
+  GradientSink<T> sink{
+      .q = lane_array(out.d_q, split_keys, K), .k = lane_array(out.d_k, split_keys, K), .gate = lane_array(out.d_gate, split_values, G),
+      .beta = lane_array(out.d_beta, split_values, 1), .a = lane_array(out.d_a, split_values, K),
+      .b = lane_array(out.d_b, split_values, K), .A_log = partial_array(out.d_A_log, 1), .dt_bias = partial_array(out.d_dt_bias, G),
+      .key_lanes = split_keys ? lanes : in.heads, .value_lanes = split_values ? lanes : tasks.heads, .lanes = lanes,
+      .key_by_lane = split_keys, .value_by_lane = split_values};
+
+  const Index longest = tasks.longest();
+  if constexpr (recurrent) {
+    auto scratch = ctx.arena.take<T>(ctx.threads(), recurrent_backward_scratch<Gate, Update>(in, tasks.width(), longest));
+    parallel_for(ctx, tasks.count(), [&](Index i) {
+      recurrent_backward<Gate, Update>(in, out, tasks[i], sink, longest, scratch.row(thread_number()));
+    });
+  } else {
+    auto scratch = ctx.arena.take<T>(ctx.threads(), chunkwise_backward_scratch<Gate, Update>(in, tasks.width(), chunk, longest));
+    parallel_for(ctx, tasks.count(), [&](Index i) {
+      chunkwise_backward<Gate, Update>(in, out, tasks[i], sink, chunk, longest, scratch.row(thread_number()));
+    });
+  }
+
+  auto gather = [&](const T* from, Index heads, Index width, T* to) {
+    if (to && from != to) sum_lanes(ctx, from, in.tokens * heads, lanes / heads, width, to);
+  };
+  gather(sink.q, in.heads, K, out.d_q), gather(sink.k, in.heads, K, out.d_k);
+  gather(sink.gate, tasks.heads, G, out.d_gate), gather(sink.beta, tasks.heads, 1, out.d_beta);
+  gather(sink.a, tasks.heads, K, out.d_a), gather(sink.b, tasks.heads, K, out.d_b);
+  if (out.d_A_log) sum_partials(sink.A_log, tasks, 1, out.d_A_log);
+  if (out.d_dt_bias) sum_partials(sink.dt_bias, tasks, G, out.d_dt_bias);
+}
+
 }  // namespace detail
 
 /// o_t = scale S_t^T q_t with S_t by Eq. (1) of the paper (or section 6.2 for Dplr), for every sequence and value head.
@@ -91,24 +166,7 @@ template <class T> void sum_partials(const T* from, const HeadTasks& tasks, Inde
 /// ctx.arena. Results do not depend on the number of threads.
 template <class Gate, class Update, class Form = Chunkwise<64>, class T>
 void linear_attention(Context& ctx, const LinearAttentionInputs<T>& in, const LinearAttentionOutputs<T>& out) {
-  check_linear_attention<Gate, Update>(in);
-  require(in.tokens == 0 || out.o != nullptr, "linear_attention", "the array `o`", "a null pointer");
-  detail::check_log_decay<Gate>(ctx, in, "linear_attention");
-  const std::array<Index, 2> whole{0, in.tokens};
-  const detail::HeadTasks tasks(ctx, in, whole);
-
-  auto scope = ctx.arena.scope();
-  if constexpr (detail::is_recurrent<Form>) {
-    auto scratch = ctx.arena.take<T>(ctx.threads(), detail::recurrent_scratch<Gate, Update>(in, tasks.width()));
-    parallel_for(ctx, tasks.count(), [&](Index i) {
-      detail::recurrent_forward<Gate, Update>(in, out, tasks[i], scratch.row(thread_number()));
-    });
-  } else {
-    auto scratch = ctx.arena.take<T>(ctx.threads(), detail::chunkwise_scratch<Gate, Update>(in, tasks.width(), Form::chunk));
-    parallel_for(ctx, tasks.count(), [&](Index i) {
-      detail::chunkwise_forward<Gate, Update>(in, out, tasks[i], Form::chunk, scratch.row(thread_number()));
-    });
-  }
+  detail::run_forward<Gate, Update, detail::is_recurrent<Form>>(ctx, in, out, detail::chunk_of<Form>);
 }
 
 /// Gradients of `linear_attention` with respect to every input, recomputed from the inputs (nothing of the forward pass is kept).
@@ -116,51 +174,7 @@ void linear_attention(Context& ctx, const LinearAttentionInputs<T>& in, const Li
 /// bits; when there are fewer (sequence, head) pairs than threads, gradients are summed over column panels in a fixed order.
 template <class Gate, class Update, class Form = Chunkwise<64>, class T>
 void linear_attention_backward(Context& ctx, const LinearAttentionInputs<T>& in, const LinearAttentionGradients<T>& out) {
-  constexpr auto where = "linear_attention_backward";
-  check_linear_attention<Gate, Update>(in, where);
-  require(in.tokens == 0 || out.d_o != nullptr, where, "the array `d_o`", "a null pointer");
-  detail::check_log_decay<Gate>(ctx, in, where);
-  const std::array<Index, 2> whole{0, in.tokens};
-  const detail::HeadTasks tasks(ctx, in, whole);
-  const Index K = in.key_dim, lanes = tasks.heads * tasks.panels, G = detail::decay_width<Gate>(K);
-
-  auto scope = ctx.arena.scope();
-  auto lane_array = [&](T* wanted, bool split, Index width) {
-    return wanted && split ? ctx.arena.take<T>(in.tokens, lanes, width).data : wanted;
-  };
-  auto partial_array = [&](T* wanted, Index width) {
-    return wanted ? ctx.arena.take_zero<T>(tasks.sequences, lanes, width).data : nullptr;
-  };
-  const bool split_keys = lanes != in.heads, split_values = tasks.panels > 1;
-  detail::GradientSink<T> sink{
-      .q = lane_array(out.d_q, split_keys, K), .k = lane_array(out.d_k, split_keys, K), .gate = lane_array(out.d_gate, split_values, G),
-      .beta = lane_array(out.d_beta, split_values, 1), .a = lane_array(out.d_a, split_values, K),
-      .b = lane_array(out.d_b, split_values, K), .A_log = partial_array(out.d_A_log, 1), .dt_bias = partial_array(out.d_dt_bias, G),
-      .key_lanes = split_keys ? lanes : in.heads, .value_lanes = split_values ? lanes : tasks.heads, .lanes = lanes,
-      .key_by_lane = split_keys, .value_by_lane = split_values};
-
-  const Index longest = tasks.longest();
-  if constexpr (detail::is_recurrent<Form>) {
-    auto scratch = ctx.arena.take<T>(ctx.threads(), detail::recurrent_backward_scratch<Gate, Update>(in, tasks.width(), longest));
-    parallel_for(ctx, tasks.count(), [&](Index i) {
-      detail::recurrent_backward<Gate, Update>(in, out, tasks[i], sink, longest, scratch.row(thread_number()));
-    });
-  } else {
-    constexpr Index chunk = Form::chunk;
-    auto scratch = ctx.arena.take<T>(ctx.threads(), detail::chunkwise_backward_scratch<Gate, Update>(in, tasks.width(), chunk, longest));
-    parallel_for(ctx, tasks.count(), [&](Index i) {
-      detail::chunkwise_backward<Gate, Update>(in, out, tasks[i], sink, chunk, longest, scratch.row(thread_number()));
-    });
-  }
-
-  auto gather = [&](const T* from, Index heads, Index width, T* to) {
-    if (to && from != to) detail::sum_lanes(ctx, from, in.tokens * heads, lanes / heads, width, to);
-  };
-  gather(sink.q, in.heads, K, out.d_q), gather(sink.k, in.heads, K, out.d_k);
-  gather(sink.gate, tasks.heads, G, out.d_gate), gather(sink.beta, tasks.heads, 1, out.d_beta);
-  gather(sink.a, tasks.heads, K, out.d_a), gather(sink.b, tasks.heads, K, out.d_b);
-  if (out.d_A_log) detail::sum_partials(sink.A_log, tasks, 1, out.d_A_log);
-  if (out.d_dt_bias) detail::sum_partials(sink.dt_bias, tasks, G, out.d_dt_bias);
+  detail::run_backward<Gate, Update, detail::is_recurrent<Form>>(ctx, in, out, detail::chunk_of<Form>);
 }
 
 }  // namespace braid::cpu

@@ -1,6 +1,7 @@
 // The one place where the CPU backend uses threads.
 #pragma once
 
+#include <braid/core/macros.hpp>
 #include <braid/cpu/context.hpp>
 #include <braid/cpu/workers.hpp>
 
@@ -9,13 +10,26 @@ namespace braid::cpu {
 /// Number of the calling thread within `parallel_for`, 0 <= n < ctx.threads(): which part of the scratch is its own.
 inline int thread_number() { return detail::thread_place.number; }
 
+namespace detail {
+/// One piece of work, whatever it is: what runs it is compiled once, and each caller's work once.
+struct Piece {
+  void* work;
+  void (*call)(void* work, Index i);
+  void operator()(Index i) const { call(work, i); }
+};
+BRAID_NOINLINE inline void run_pieces(int threads, Index count, Piece piece) {
+  if (count > 1 && threads > 1 && !thread_place.working)
+    Workers::instance().run(threads, count, piece);
+  else
+    for (Index i = 0; i < count; ++i) piece(i);
+}
+}  // namespace detail
+
 /// Calls f(i) for 0 <= i < count on the context's threads. Which thread takes which i depends on timing, so what f(i) computes must
 /// not. Inside another parallel_for it runs serially. An exception thrown by `f` is rethrown to the caller.
 template <class F> void parallel_for(const Context& ctx, Index count, F&& f) {
-  if (count > 1 && ctx.threads() > 1 && !detail::thread_place.working)
-    detail::Workers::instance().run(ctx.threads(), count, f);
-  else
-    for (Index i = 0; i < count; ++i) f(i);
+  auto work = [&f](Index i) { f(i); };
+  detail::run_pieces(ctx.threads(), count, {&work, [](void* to, Index i) { (*static_cast<decltype(work)*>(to))(i); }});
 }
 
 /// Splits [0, count) into one contiguous range per thread (fewer if `grain` elements each cannot be had) and calls f(begin, end).
