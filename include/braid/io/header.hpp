@@ -3,6 +3,7 @@
 
 #include <braid/io/dtype.hpp>
 #include <braid/io/json.hpp>
+#include <braid/io/utf8.hpp>
 
 #include <algorithm>
 #include <cstdint>
@@ -40,9 +41,16 @@ inline std::string shape_text(const std::vector<Index>& shape) {
 }
 
 namespace detail {
+/// A value as a message shows it.
+inline std::string described(const Json& json) {
+  if (json.is_string()) return '"' + json.get_ref<const std::string&>() + '"';
+  if (json.is_number_integer()) return std::to_string(json.get<std::int64_t>());
+  if (json.is_number_float()) return std::to_string(json.get<double>());
+  return json.type_name();
+}
+
 inline std::uint64_t unsigned_number(const Json& json, const std::string& where, std::string_view what) {
-  require(json.is_number_unsigned(), where, braid::detail::text(what, " that are whole numbers >= 0 below 2^64"),
-          json.dump(-1, ' ', true, Json::error_handler_t::replace));
+  require(json.is_number_unsigned(), where, braid::detail::text(what, " that are whole numbers >= 0 below 2^64"), described(json));
   return json.get<std::uint64_t>();
 }
 
@@ -65,7 +73,7 @@ inline TensorInfo parse_tensor(const std::string& name, const Json& json, std::u
   TensorInfo tensor{name, Stored::f32, {}, 0, 0};
   const Json &dtype = json["dtype"], &shape = json["shape"], &offsets = json["data_offsets"];
   require(dtype.is_string() && find_stored(dtype.get_ref<const std::string&>(), tensor.type), where,
-          "a dtype of BOOL, U8 to U64, I8 to I64, F16, BF16, F32, F64", dtype.dump(-1, ' ', true, Json::error_handler_t::replace));
+          "a dtype of BOOL, U8 to U64, I8 to I64, F16, BF16, F32, F64", described(dtype));
   require(shape.is_array() && shape.size() <= 16, where, "a shape of at most 16 extents", shape.type_name());
   for (const Json& extent : shape) {
     const std::uint64_t value = unsigned_number(extent, where, "extents");
@@ -115,15 +123,38 @@ inline Header parse_header(std::string_view text, std::uint64_t data_bytes, cons
   return header;
 }
 
+namespace detail {
+/// `text` as a JSON string.
+inline std::string quoted(std::string_view text) {
+  require(valid_utf8_prefix(text) == text.size(), "safetensors header", "names and metadata in UTF-8", text);
+  std::string out = "\"";
+  for (char c : text) {
+    constexpr char hex[] = "0123456789abcdef";
+    if (c == '"' || c == '\\') (out += '\\') += c;
+    else if (static_cast<unsigned char>(c) >= 0x20) out += c;
+    else ((out += "\\u00") += hex[c >> 4]) += hex[c & 15];
+  }
+  return out += '"';
+}
+}  // namespace detail
+
 /// The header's JSON text for tensors whose offsets are set, padded with spaces to a multiple of 8 bytes.
 inline std::string header_text(const Header& header) {
-  nlohmann::ordered_json json = nlohmann::ordered_json::object();
-  if (!header.metadata.empty()) json["__metadata__"] = header.metadata;
-  for (const TensorInfo& tensor : header.tensors)
-    json[tensor.name] = {{"dtype", name_of(tensor.type)}, {"shape", tensor.shape}, {"data_offsets", {tensor.begin, tensor.end}}};
-  std::string text = json.dump();
-  text.resize((text.size() + 7) / 8 * 8, ' ');
-  return text;
+  std::string json = "{";
+  auto separate = [&] { json += json.back() == '{' ? "" : ","; };
+  if (!header.metadata.empty()) {
+    json += "\"__metadata__\":{";
+    for (const auto& [key, value] : header.metadata) separate(), json += detail::quoted(key) + ":" + detail::quoted(value);
+    json += "}";
+  }
+  for (const TensorInfo& tensor : header.tensors) {
+    separate();
+    json += detail::quoted(tensor.name) + ":{\"dtype\":\"" + std::string(name_of(tensor.type)) + "\",\"shape\":" + shape_text(tensor.shape) +
+            ",\"data_offsets\":" + shape_text({static_cast<Index>(tensor.begin), static_cast<Index>(tensor.end)}) + "}";
+  }
+  json += "}";
+  json.resize((json.size() + 7) / 8 * 8, ' ');
+  return json;
 }
 
 }  // namespace braid::io

@@ -6,6 +6,7 @@
 #include <braid/io/mapped_file.hpp>
 
 #include <memory>
+#include <set>
 #include <span>
 #include <unordered_map>
 
@@ -61,7 +62,7 @@ class SafetensorsFile {
     if (tensor.type == stored_type<T> && !std::same_as<T, bool>) {
       file_.read(offset, to, static_cast<std::size_t>(count) * sizeof(T));
     } else {
-      visit_stored(tensor.type, [&](auto element) { read_converted<decltype(element)>(tensor, offset, count, to); });
+      read_converted(tensor, offset, count, to);
     }
   }
   /// A whole tensor of exactly `count` elements.
@@ -88,17 +89,23 @@ class SafetensorsFile {
   }
 
  private:
+  template <class T> using Converter = bool (*)(const unsigned char* from, T* to, std::size_t count);
+  template <class T> static Converter<T> converter(Stored from) {
+    return visit_stored(from, [](auto element) -> Converter<T> {
+      if constexpr (readable_as<T>(stored_type<decltype(element)>)) return convert_array<T, decltype(element)>;
+      return nullptr;
+    });
+  }
   /// Through a block that stays in the second-level cache: smaller ones cost more calls, larger ones leave it.
-  template <class From, class T> void read_converted(const TensorInfo& tensor, std::uint64_t offset, Index count, T* to) const {
-    if constexpr (readable_as<T>(stored_type<From>)) {
-      constexpr Index step = Index{1 << 18} / static_cast<Index>(sizeof(From));
-      const auto block = std::make_unique_for_overwrite<unsigned char[]>(static_cast<std::size_t>(std::min(step, count)) * sizeof(From));
-      for (Index i = 0; i < count; i += step) {
-        const auto n = static_cast<std::size_t>(std::min(step, count - i));
-        file_.read(offset + static_cast<std::uint64_t>(i) * sizeof(From), block.get(), n * sizeof(From));
-        require(convert_array<T, From>(block.get(), to + i, n), path() + ": tensor " + tensor.name,
-                braid::detail::text("values that fit into ", name_of(stored_type<T>)), "a larger one");
-      }
+  template <class T> void read_converted(const TensorInfo& tensor, std::uint64_t offset, Index count, T* to) const {
+    const Index width = bytes_of(tensor.type), step = (Index{1} << 18) / width;
+    const auto convert = converter<T>(tensor.type);
+    const auto block = std::make_unique_for_overwrite<unsigned char[]>(static_cast<std::size_t>(std::min(step, count) * width));
+    for (Index i = 0; i < count; i += step) {
+      const auto n = static_cast<std::size_t>(std::min(step, count - i));
+      file_.read(offset + static_cast<std::uint64_t>(i * width), block.get(), n * static_cast<std::size_t>(width));
+      require(convert(block.get(), to + i, n), path() + ": tensor " + tensor.name,
+              braid::detail::text("values that fit into ", name_of(stored_type<T>)), "a larger one");
     }
   }
 
