@@ -1,10 +1,9 @@
 // A hybrid language model as a type: assembled, trained, decoded and saved.
 #include <braid/braid.hpp>
-#include <braid/infer/generate.hpp>
 #include <braid/train/tasks/mqar.hpp>
 #include <braid/train/trainer.hpp>
 
-#include <CLI/CLI.hpp>
+#include <tools/options.hpp>
 
 #include <cmath>
 #include <cstdio>
@@ -56,10 +55,10 @@ std::vector<float> decode(braid::cpu::Context& cpu, const Model& model, std::spa
 int main(int argc, char** argv) try {
   braid::Index steps = 600;
   std::string path = "quickstart.safetensors";
-  CLI::App app{"Trains a small 3:1 hybrid of KDA and MLA on associative recall, decodes with it and saves it."};
-  app.add_option("--steps", steps, "training steps")->capture_default_str();
-  app.add_option("--checkpoint", path, "where to save the model")->capture_default_str();
-  CLI11_PARSE(app, argc, argv);
+  braid::Options options("Trains a small 3:1 hybrid of KDA and MLA on associative recall, decodes with it and saves it.");
+  options.add("--steps", steps, "Training steps");
+  options.add("--checkpoint", path, "Where to save the model");
+  options.parse(argc, argv);
 
   braid::cpu::Context cpu;
   Model model(cpu, braid::seed(1));
