@@ -42,21 +42,28 @@ template <class Gate, class Update> void check_cell() {
 
 }  // namespace
 
+// With sanitizers a cell takes most of a minute to compile: then each update and each kind of decay once.
 TEST_CASE("additive updates") {
   check_cell<NoDecay, Additive>();
+#ifndef BRAID_SANITIZED
   check_cell<LogDecay<Decay::per_head>, Additive>();
   check_cell<LogDecay<>, Additive>();
+#endif
 }
 
 TEST_CASE("delta rule") {
-  check_cell<NoDecay, DeltaRule>();
   check_cell<PerHead<SoftplusGate>, DeltaRule>();
   check_cell<SoftplusGate, DeltaRule>();
+#ifndef BRAID_SANITIZED
+  check_cell<NoDecay, DeltaRule>();
   check_cell<BoundedGate<-5>, DeltaRule>();
+#endif
 }
 
 TEST_CASE("diagonal plus low rank") {
+  check_cell<LogDecay<>, Dplr>();
+#ifndef BRAID_SANITIZED
   check_cell<NoDecay, Dplr>();
   check_cell<LogDecay<Decay::per_head>, Dplr>();
-  check_cell<LogDecay<>, Dplr>();
+#endif
 }

@@ -1,6 +1,7 @@
 // The model as a whole: names and counts, gradients, and the same logits whichever way the tokens are fed.
 #include <braid/braid.hpp>
 
+#include <allocations.hpp>
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -172,6 +173,23 @@ TEST_CASE("the same seed gives the same bits; a sequence does not see its neighb
   std::copy(tokens.begin(), tokens.end(), packed.begin() + 10);
   const auto batched = model.forward(ctx, packed, Batch({0, 10, 50, 60}));
   CHECK(distance(batched.row(10), logits.data(), logits.size()) < 300 * 2.2e-16);
+}
+
+TEST_CASE("a steady step of training and one of decoding allocate nothing") {
+  cpu::Context ctx;
+  CausalLm<tiny64> model(ctx, seed(3));
+  const auto tokens = some_tokens(40), targets = some_tokens(40, 2);
+  const Batch batch({0, 21, 22, 40}), step(3, 1);
+  auto cache = model.cache(ctx, 3, 40);
+  Tensor<double, 2> logits(ctx.memory(), 3, tiny.vocab);
+  auto train = [&] { model.gradients(ctx, tokens, targets, batch); };
+  auto decode = [&] { model.next_logits(ctx, std::span(tokens).first(3), step, cache, logits.view()); };
+  for (int i = 0; i < 2; ++i) train(), decode();  // the arena grows, then its blocks are merged
+  const long before = allocations::count;
+  train();
+  CHECK(allocations::count == before);
+  decode();
+  CHECK(allocations::count == before);
 }
 
 TEST_CASE("a slot that was reset is as good as new") {
