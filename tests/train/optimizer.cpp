@@ -23,6 +23,7 @@ template <class T> struct Toy {
 
 /// Two matrices and an embedding larger than one block of every reduction.
 struct Wide {
+  using T = float;
   Param<float> a{.shape = {37, 53}}, b{.shape = {64, 8}}, c{.shape = {300, 301}, .role = Role::embedding};
   template <class V> void visit(V&& v) { v("a", a), v("b", b), v("c", c); }
 };

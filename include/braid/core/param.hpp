@@ -52,7 +52,7 @@ template <class T> struct Param {
 };
 
 namespace detail {
-/// The T of a layer's Param<T>.
+/// The T of a layer's Param<T>: a layer is a template of it, or names it as its member T.
 template <class Layer> struct LayerScalar {
   using type = typename Layer::T;
 };
