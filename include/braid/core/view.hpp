@@ -83,7 +83,8 @@ template <std::size_t N> BRAID_NOINLINE std::string shape_text(const std::array<
   return out + "]";
 }
 template <std::size_t N>
-[[noreturn]] BRAID_NOINLINE void fail_shape(const std::array<Index, N>& expected, const std::array<Index, N>& found, std::string_view where) {
+[[noreturn]] BRAID_NOINLINE void fail_shape(const std::array<Index, N>& expected, const std::array<Index, N>& found,
+                                            std::string_view where) {
   throw Error(std::string(where), "shape " + shape_text(expected), shape_text(found));
 }
 }  // namespace detail

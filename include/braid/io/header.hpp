@@ -149,8 +149,8 @@ inline std::string header_text(const Header& header) {
   }
   for (const TensorInfo& tensor : header.tensors) {
     separate();
-    json += detail::quoted(tensor.name) + ":{\"dtype\":\"" + std::string(name_of(tensor.type)) + "\",\"shape\":" + shape_text(tensor.shape) +
-            ",\"data_offsets\":" + shape_text({static_cast<Index>(tensor.begin), static_cast<Index>(tensor.end)}) + "}";
+    json += detail::quoted(tensor.name) + ":{\"dtype\":\"" + std::string(name_of(tensor.type)) + "\",\"shape\":" +
+            shape_text(tensor.shape) + ",\"data_offsets\":" + shape_text({static_cast<Index>(tensor.begin), static_cast<Index>(tensor.end)}) + "}";
   }
   json += "}";
   json.resize((json.size() + 7) / 8 * 8, ' ');
