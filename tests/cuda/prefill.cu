@@ -342,9 +342,32 @@ TEST_CASE("more blocks than the card holds at once, in every order of arrival") 
   CHECK(Bits<decltype(call)>(call) == bits);
 }
 
+TEST_CASE("blocks of one and of two tiles of values, after the preparation and beside it: right, and the same bits") {
+  if (!gpu()) return;
+  // On a card of 132 multiprocessors: 24 heads have two tiles a block beside the preparation, 40 sequences of two heads two after it, one
+  // sequence of two heads one beside it.
+  check<Bounded, DeltaRule, bf16, bf16>({{777}, 24, 24, 128, 128}, Kind::random, GateForm::bounded, "two tiles, beside", {Path::automatic});
+  check<Channel, DeltaRule>({{1, 333}, 12, 12, 64, 128}, Kind::slow, GateForm::given, "two tiles, beside", {Path::automatic});
+  check<Channel, Additive>({{500}, 24, 24, 128, 128}, Kind::slow, GateForm::given, "two tiles, beside", {Path::automatic});
+  for (Index key_dim : {64, 128}) {
+    const Problem many = make_problem({std::vector<Index>(40, 70), 2, 2, key_dim, 128}, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 63, round_bf16);
+    const auto states = many.initial_state.begin();
+    const Problem one = cut(many, 0, 70, {states, states + 2 * many.state_size()});
+    Prefill<Bounded, DeltaRule, bf16, bf16> packed(many), alone(one);
+    packed.run(Path::automatic), alone.run(Path::automatic);
+    CHECK(packed.errors().o <= 2.5e-3);
+    auto o = packed.o.host(), state = packed.final_state.host();
+    o.resize(alone.o.host().size()), state.resize(alone.final_state.host().size());
+    CHECK(o == alone.o.host());
+    CHECK(state == alone.final_state.host());
+  }
+}
+
 TEST_CASE("each kernel once, small: the case for compute-sanitizer") {
   if (!gpu()) return;
   check<Bounded, DeltaRule, bf16, bf16>({{97, 0, 33}, 1, 2, 128, 128}, Kind::random, GateForm::bounded, "KDA");
+  check<Bounded, DeltaRule, bf16, bf16>({{97}, 24, 24, 128, 128}, Kind::random, GateForm::bounded, "two tiles, beside", {Path::automatic});
+  check<Bounded, DeltaRule, bf16, bf16>({{33, 40}, 48, 48, 128, 128}, Kind::random, GateForm::bounded, "two tiles, after", {Path::automatic});
   check<Head, DeltaRule>({{97}, 1, 1, 64, 64}, Kind::slow, GateForm::given, "Gated DeltaNet");
   check<NoDecay, Additive>({{97}, 1, 1, 64, 64}, Kind::random, GateForm::given, "linear attention");
   check<SquaredGate, Longhorn>({{97}, 1, 1, 64, 64}, Kind::random, GateForm::softplus, "a user's gate and update");

@@ -34,7 +34,7 @@ void run_dplr(cudaStream_t stream, const DplrInputs<T, G>& in, const PrefillOutp
   const Index warps = 2 * plan.slot_count * in.value_heads, blocks = (warps + DplrPreparePolicy::warps - 1) / DplrPreparePolicy::warps;
   if (in.tokens > 0)
     launch(&dplr_prepare_kernel<C, DplrPreparePolicy>, static_cast<unsigned>(blocks), DplrPreparePolicy::warps * 32, 0, false, stream, prepare);
-  launch_dplr_recurrence<T, Operand, KeyDim>(recurrence_arguments(in, out, records), in.sequences * in.value_heads * (in.value_dim / value_tile), stream);
+  launch_dplr_recurrence<T, Operand, KeyDim>(recurrence_arguments(in, out, records), in.sequences, stream);
 }
 
 }  // namespace detail

@@ -1,5 +1,6 @@
 // Linear attention over whole sequences (prefill): Eq. (1) for any gate and update in chunks of 32 tokens; two kernels, on Hopper side by
-// side where few blocks walk the sequences, and two more where long sequences are cut into segments. No allocation, no synchronisation. One include, one call on raw device pointers; see linear_attention below.
+// side where few blocks walk the sequences, and two more where long sequences are cut into segments. No allocation, no synchronisation.
+// One include, one call on raw device pointers; see linear_attention below.
 #pragma once
 
 #include <braid/core/linear_attention.hpp>
@@ -180,7 +181,7 @@ template <class C, class Policy>
 void launch_prepare(const Device& device, const PrepareArguments<typename C::T, typename C::G>& args, Index multiprocessors, cudaStream_t stream) {
   constexpr int shared = Policy::groups * sizeof(typename Preparation<C, Policy>::Storage), reserved = 1024;  // the system takes 1 KB a block
   allow_shared<&prepare_kernel<C, Policy>>(shared);
-  const Index items = slots(args.tokens, args.sequences) * args.value_heads, batches = (items + Policy::heads - 1) / Policy::heads;
+  const Index items = slots(args.tokens, args.sequences) * args.value_heads, batches = args.ready != nullptr ? items : (items + Policy::heads - 1) / Policy::heads;
   const Index each = std::max(1, std::min(3 / Policy::groups, (device.shared_bytes + reserved) / (shared + reserved)));
   const Index work = (batches + Policy::groups - 1) / Policy::groups, resident = each * multiprocessors;
   const Index unused = (work + resident - 1) / resident * resident - work;
@@ -189,23 +190,23 @@ void launch_prepare(const Device& device, const PrepareArguments<typename C::T, 
 }
 
 template <class T, class Operand, int KeyDim, Strength Kind, class Policy>
-void launch_hopper_recurrence(const RecurrenceArguments<T>& args, Index blocks, cudaStream_t stream) {
+void launch_hopper_recurrence(const RecurrenceArguments<T>& args, Index units, cudaStream_t stream) {
   constexpr int shared = sizeof(typename HopperRecurrence<T, Operand, KeyDim, Kind, Policy>::Storage);
   static_assert((shared + 1024) * Policy::blocks <= 228 * 1024);
   constexpr auto kernel = &recurrence_sm90_kernel<T, Operand, KeyDim, Kind, Policy>;
   allow_shared<kernel>(shared);
+  const Index blocks = units * args.value_heads * blocks_of_head(args, KeyDim, Policy::tiles);
   launch(kernel, static_cast<unsigned>(blocks), Policy::threads, shared, args.tokens > 0 && args.pass != Pass::outputs, stream, args);
 }
 
 /// Summaries of the segments, the states at their ends, and the walk from there.
 template <int KeyDim, class T, class Recur>
 void run_segments(RecurrenceArguments<T> args, const PrefillPlan& plan, std::byte* workspace, cudaStream_t stream, const Recur& recur) {
-  const Index pairs = plan.segments * args.value_heads, value_tiles = args.value_dim / value_tile;
   args.segment_tokens = plan.segment_tokens;
   args.segment_maps = reinterpret_cast<float*>(workspace + plan.maps);
   args.segment_states = reinterpret_cast<float*>(workspace + plan.states);
   args.pass = Pass::summary;
-  recur(args, pairs * (value_tiles + KeyDim / value_tile));
+  recur(args, plan.segments);
   using Combine = CombinePolicy<KeyDim>;
   auto* initial = reinterpret_cast<float*>(workspace + plan.initial);
   allow_shared<&combine_segments_kernel<T, KeyDim>>(Combine::shared_bytes);
@@ -213,7 +214,7 @@ void run_segments(RecurrenceArguments<T> args, const PrefillPlan& plan, std::byt
   launch(&combine_segments_kernel<T, KeyDim>, static_cast<unsigned>(blocks), Combine::threads, Combine::shared_bytes, false, stream, args, initial);
   if (args.initial_state != nullptr) args.initial_state = initial;
   args.pass = Pass::outputs;
-  recur(args, pairs * value_tiles);
+  recur(args, plan.segments);
 }
 
 template <class Gate, class Update, class Operand, int KeyDim, class T, class G>
@@ -222,31 +223,35 @@ void run_prefill(const Device& device, cudaStream_t stream, const PrefillInputs<
   using C = Cell<T, G, Gate, Update, KeyDim, Operand>;
   constexpr int heads = sizeof(G) == 4 ? 2 : 4;
   constexpr Strength kind = C::strength;
-  const bool code = has_hopper_code(&recurrence_sm90_kernel<T, Operand, KeyDim, kind, HopperPolicy<5, 1>>);
+  const bool code = has_hopper_code(&recurrence_sm90_kernel<T, Operand, KeyDim, kind, HopperPolicy<1, 5, 1>>);
   const bool hopper = path != Path::portable && device.capability == 90 && code;
   require(path != Path::hopper || hopper, "cuda::linear_attention",
           "compute capability 9.0 and a program built for it (-gencode=arch=compute_90a,code=sm_90a)",
           braid::detail::text("capability ", device.capability / 10.0, code ? "" : ", no such code"));
   auto* base = static_cast<std::byte*>(workspace.data);
-  const Index walks = in.sequences * in.value_heads * (in.value_dim / value_tile);
-  // Few walks: each gets a multiprocessor of its own while the preparation keeps the others. (Where they share one, both are slower.)
-  const bool segments = plan.segments > 0, beside = hopper && !segments && in.tokens > 0 && 3 * walks <= device.multiprocessors;
-  auto* ready = beside ? reinterpret_cast<std::uint32_t*>(base + plan.ready) : nullptr;
+  const bool segments = plan.segments > 0;
+  const SideBySide beside = hopper && !segments && in.tokens > 0
+                                ? SideBySide::make(device.multiprocessors, in.sequences, in.value_heads, in.value_dim) : SideBySide{};
+  auto* ready = beside.blocks > 0 ? reinterpret_cast<std::uint32_t*>(base + plan.ready) : nullptr;
   const auto to_int = [](Index x) { return static_cast<int>(x); };
   const PrepareArguments<T, G> prepare{in.q, in.k, in.gate, in.beta, in.A_log, in.dt_bias, in.offsets, in.tokens, to_int(in.sequences),
                                        to_int(in.heads), to_int(in.value_heads), in.normalize, in.beta_logit, base, ready};
-  // Beside the recurrence, what counts is how soon the first records are there: batches of two.
-  if (beside) launch_prepare<C, PreparePolicy<2, 3>>(device, prepare, device.multiprocessors - walks, stream);
+  // Beside the recurrence, what counts is how soon records are there: batches of two.
+  if (beside.blocks > 0) launch_prepare<C, PreparePolicy<2, 3>>(device, prepare, device.multiprocessors - beside.blocks, stream);
   else if (in.tokens > 0) launch_prepare<C, PreparePolicy<heads, 1>>(device, prepare, device.multiprocessors, stream);
   auto args = recurrence_arguments(in, out, base);
-  args.ready = ready, args.batch_items = 2;
-  const auto recur = [&](const RecurrenceArguments<T>& pass, Index blocks) {
-    if (hopper && blocks > device.multiprocessors) launch_hopper_recurrence<T, Operand, KeyDim, kind, HopperPolicy<3, 2>>(pass, blocks, stream);
-    else if (hopper) launch_hopper_recurrence<T, Operand, KeyDim, kind, HopperPolicy<5, 1>>(pass, blocks, stream);
-    else launch_portable_recurrence<T, Operand, KeyDim, kind>(pass, blocks, stream);
+  args.ready = ready;
+  const auto recur = [&](const RecurrenceArguments<T>& pass, Index units) {
+    const Index walked = pass.pass == Pass::summary ? units - in.sequences : units;  // no last segment needs a summary
+    const Index tiles = walked * pass.value_heads * blocks_of_head(pass, KeyDim, 1);
+    if (!hopper) launch_portable_recurrence<T, Operand, KeyDim, kind>(pass, units, stream);
+    else if (beside.blocks > 0 ? beside.tiles == 1 : tiles <= device.multiprocessors)
+      launch_hopper_recurrence<T, Operand, KeyDim, kind, HopperPolicy<1, 5, 1>>(pass, units, stream);
+    else if (in.value_dim % (2 * value_tile) == 0) launch_hopper_recurrence<T, Operand, KeyDim, kind, HopperPolicy<2, 5, 1>>(pass, units, stream);
+    else launch_hopper_recurrence<T, Operand, KeyDim, kind, HopperPolicy<1, 3, 2>>(pass, units, stream);
   };
   if (segments) run_segments<KeyDim>(args, plan, base, stream, recur);
-  else recur(args, walks);
+  else recur(args, in.sequences);
 }
 
 }  // namespace detail

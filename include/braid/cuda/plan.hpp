@@ -27,7 +27,21 @@ constexpr Index segment_tokens(Split split, Index tokens, Index sequences, Index
   return count < 4 ? 0 : (length / count + 1023) / 1024 * 1024;
 }
 
-/// Sections of the workspace of `linear_attention`, in bytes from its start: the records, flags of the preparation's batches, maps and
+/// Whether the preparation and a recurrence of few blocks run at the same time, each on multiprocessors of its own (on one they only slow each
+/// other): `blocks` of the recurrence with `tiles` tiles of values each; 0: one kernel after the other.
+struct SideBySide {
+  int tiles = 1;
+  Index blocks = 0;
+
+  constexpr static SideBySide make(int multiprocessors, Index sequences, Index value_heads, Index value_dim) {
+    const Index walks = sequences * value_heads, tiles = value_dim / value_tile;
+    if (3 * walks * tiles <= multiprocessors) return {1, walks * tiles};
+    if (tiles % 2 == 0 && 4 * walks * (tiles / 2) <= multiprocessors) return {2, walks * (tiles / 2)};
+    return {};
+  }
+};
+
+/// Sections of the workspace of `linear_attention`, in bytes from its start: the records, a flag for each, maps and
 /// states of segments, a copy of the initial states.
 struct PrefillPlan {
   Index slot_count = 0;   ///< records per value head

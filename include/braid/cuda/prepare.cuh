@@ -29,7 +29,7 @@ template <class T, class G> struct PrepareArguments {
   int sequences = 1, heads = 0, value_heads = 0;
   bool normalize = false, beta_logit = false;
   std::byte* records = nullptr;  ///< [slots, HV]
-  /// One flag per batch of work items (plan.hpp): set when its records are written. Null: nobody looks before the kernel has ended.
+  /// A flag for each record (plan.hpp): set when it is written. Null: nobody looks before the kernel has ended.
   ptx::Word* ready = nullptr;
 };
 
@@ -57,12 +57,35 @@ BRAID_FN ChunkRange find_chunk(const Index* offsets, Index tokens, int sequences
   return {begin, left <= 0 ? 0 : left < chunk_tokens ? static_cast<int>(left) : chunk_tokens};
 }
 
-/// Groups of four warps in a block, each with batches of its own, three on a multiprocessor; work items of a batch; registers of a thread.
-/// A block of three groups leaves no room for another kernel's.
+/// Groups of four warps in a block, each with batches of its own, three on a multiprocessor; work items of a batch at most; registers of a
+/// thread. A block of three groups leaves no room for another kernel's.
 template <int Heads = 4, int Groups = 1> struct PreparePolicy {
   static constexpr int warps = 4, heads = Heads, groups = Groups, threads = Groups * warps * 32, registers = 168;
   static_assert(Heads <= warps && Heads % 2 == 0 && 3 * warps * 32 * registers <= 65536);
 };
+
+/// The batches in which groups of warps take the work items. With `flags` in the order of time, in which the recurrence waits for them, and
+/// the first batches of each group have one item, so that it can start soon and does not run dry; without, from the end, so that the records
+/// written last, still in L2, are those read first.
+template <int Most> struct Batches {
+  static constexpr int single_rounds = 3;
+  int groups = 1, items = 0;
+  bool flags = false;
+
+  BRAID_FN constexpr int first(int batch) const {
+    if (!flags) return ((items + Most - 1) / Most - 1 - batch) * Most;
+    const int alone = single_rounds * groups;
+    return batch < alone ? batch : alone + (batch - alone) * Most;
+  }
+  /// 0: there is no such batch.
+  BRAID_FN constexpr int size(int batch) const {
+    const int from = first(batch), most = flags && batch < single_rounds * groups ? 1 : Most, left = from < 0 ? 0 : items - from;
+    return left < 0 ? 0 : left < most ? left : most;
+  }
+};
+static_assert(Batches<2>{2, 10, true}.first(5) == 5 && Batches<2>{2, 10, true}.size(5) == 1 && Batches<2>{2, 9, true}.first(7) == 8 &&
+              Batches<2>{2, 9, true}.size(6) == 2 && Batches<2>{2, 9, true}.size(7) == 1 && Batches<2>{2, 9, true}.size(8) == 0 &&
+              Batches<4>{3, 6, false}.size(0) == 2 && Batches<4>{3, 6, false}.size(1) == 4 && Batches<4>{3, 6, false}.size(2) == 0);
 
 /// Body of the preparation for one group of warps.
 template <class C, class P> class Preparation {
@@ -124,9 +147,9 @@ template <class C, class P> class Preparation {
     __device__ __forceinline__ float4* part(int buffer, int tile) {
       return tile < tiles_in_keys ? reinterpret_cast<float4*>(&keys[buffer]) + tile * 32 : more[tile - tiles_in_keys];
     }
-    __device__ __forceinline__ InverseScratch& scratch() {
+    __device__ __forceinline__ InverseScratch& scratch(int buffer) {
       if constexpr (sizeof(Keys) >= sizeof(InverseScratch)) {
-        return *reinterpret_cast<InverseScratch*>(&keys[(P::heads - 1) % 2]);
+        return *reinterpret_cast<InverseScratch*>(&keys[buffer]);
       } else {
         static_assert(sizeof(more) >= sizeof(InverseScratch));
         return *reinterpret_cast<InverseScratch*>(&more);
@@ -170,16 +193,18 @@ template <class C, class P> class Preparation {
       : args_(args), storage_(storage), warp_(static_cast<int>(threadIdx.x) / 32 % P::warps), channel_(warp_ * warp_channels),
         inputs_(storage.inputs[warp_]) {}
 
-  /// Prepares the batches batch, batch + stride, ... below `count`: P::heads work items each, item = slot * HV + head.
-  __device__ __forceinline__ void run(int batch, int stride, int count) {
-    clear_flags(batch, stride, count);
-    start(batch, count);
+  /// Prepares every `groups`-th batch of the `items` work items, from number `batch` on; item = slot * HV + head.
+  __device__ __forceinline__ void run(int batch, int groups, int items) {
+    batches_ = {groups, items, args_.ready != nullptr};
+    clear_flags(batch);
+    int size = start(batch);
     load_keys(0);
     load_rest();
 #pragma unroll 1
-    for (; batch < count; batch += stride) {
+    for (; size > 0; batch += groups) {
+      int next_size = 0;
 #pragma unroll 1
-      for (int m = 0; m < P::heads; ++m) {
+      for (int m = 0; m < size; ++m) {
         const bool work = chunk_.tokens > 0;
         const ChunkRange chunk = chunk_;
         const int head = head_;
@@ -191,10 +216,9 @@ template <class C, class P> class Preparation {
           if (is_first_thread()) storage_.strengths[m].record = nullptr;
           barrier();  // as in token_factors: behind it nobody reads the parts of the item before, whose buffer is loaded into next
         }
-        if (m + 1 < P::heads) next();
-        else if (batch + stride < count) start(batch + stride, count);
-        else chunk_.tokens = 0;
-        load_keys((m + 1) % 2);
+        if (m + 1 < size) next();
+        else next_size = start(batch + groups);
+        load_keys(buffer_ ^ 1);
         if (work) {
           ptx::copy_wait<1>();
           __syncwarp();
@@ -202,15 +226,17 @@ template <class C, class P> class Preparation {
           __syncwarp();
 #pragma unroll
           for (int i = 0; i < 10; ++i)
-            inputs_.part(m % 2, i)[lane_.index] = make_float4(tiles.tile[i][0], tiles.tile[i][1], tiles.tile[i][2], tiles.tile[i][3]);
+            inputs_.part(buffer_, i)[lane_.index] = make_float4(tiles.tile[i][0], tiles.tile[i][1], tiles.tile[i][2], tiles.tile[i][3]);
         }
         load_rest();
         barrier();
         if (work) reduce(m, record);
+        buffer_ ^= 1;
       }
       barrier();
-      if constexpr (C::record.erases()) invert();
-      publish(batch);
+      if constexpr (C::record.erases()) invert(size);
+      publish(batches_.first(batch), size);
+      size = next_size;
     }
   }
 
@@ -222,10 +248,11 @@ template <class C, class P> class Preparation {
   }
   __device__ __forceinline__ bool is_first_thread() const { return warp_ == 0 && lane_.index == 0; }
 
-  /// Marks this group's batches as not ready, then lets the recurrence start. Without flags it may start and wait for this kernel's end.
-  __device__ __forceinline__ void clear_flags(int batch, int stride, int count) {
+  /// Marks this group's records as not ready, then lets the recurrence start. Without flags it may start and wait for this kernel's end.
+  __device__ __forceinline__ void clear_flags(int batch) {
     if (args_.ready != nullptr) {
-      for (int i = batch + (warp_ * 32 + lane_.index) * stride; i < count; i += P::warps * 32 * stride) args_.ready[i] = 0;
+      for (int b = batch + (warp_ * 32 + lane_.index) * batches_.groups; batches_.size(b) > 0; b += P::warps * 32 * batches_.groups)
+        for (int i = 0; i < batches_.size(b); ++i) args_.ready[batches_.first(b) + i] = 0;
       __threadfence();
       barrier();
     }
@@ -233,22 +260,26 @@ template <class C, class P> class Preparation {
     ptx::launch_dependents();
 #endif
   }
-  /// The batch's records are written; they are read through the copy engine.
-  __device__ __forceinline__ void publish(int batch) {
+  /// The records of `size` items are written; they are read through the copy engine.
+  __device__ __forceinline__ void publish(int first, int size) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
     if (args_.ready == nullptr) return;
     ptx::fence_async_global();
     barrier();
-    if (is_first_thread()) ptx::store_release(args_.ready + batch, 1);
+    if (warp_ == 0 && lane_.index < size) ptx::store_release(args_.ready + first + lane_.index, 1);
 #endif
   }
 
-  /// Finds the first item of a batch; `next` moves to the following one. With flags the batches go in the order of time, in which the
-  /// recurrence waits for them; without, from the end, so that the records written last, still in L2, are those read first.
-  __device__ __forceinline__ void start(int batch, int count) {
-    item_ = (args_.ready != nullptr ? batch : count - 1 - batch) * P::heads;
-    head_ = item_ % args_.value_heads;
-    find();
+  /// Finds the first item of a batch and returns how many it has; `next` moves to the following one.
+  __device__ __forceinline__ int start(int batch) {
+    const int size = batches_.size(batch);
+    chunk_.tokens = 0;
+    if (size > 0) {
+      item_ = batches_.first(batch);
+      head_ = item_ % args_.value_heads;
+      find();
+    }
+    return size;
   }
   __device__ __forceinline__ void next() {
     ++item_;
@@ -258,8 +289,7 @@ template <class C, class P> class Preparation {
     }
   }
   __device__ __forceinline__ void find() {
-    const int slot = item_ / args_.value_heads;
-    chunk_ = slot < slots(args_.tokens, args_.sequences) ? find_chunk(args_.offsets, args_.tokens, args_.sequences, slot) : ChunkRange{0, 0};
+    chunk_ = find_chunk(args_.offsets, args_.tokens, args_.sequences, item_ / args_.value_heads);
   }
 
   /// Starts reading the current item's q and k.
@@ -294,7 +324,7 @@ template <class C, class P> class Preparation {
   __device__ __forceinline__ void token_factors(int m, const ChunkRange& chunk, int head, std::byte* record, const Fetched& fetched) {
     ptx::copy_wait<1>();
     __syncwarp();
-    const Keys& keys = inputs_.keys[m % 2];
+    const Keys& keys = inputs_.keys[buffer_];
     const int tokens = chunk.tokens;
     const int diagonal = 4 * lane_.r + lane_.r / 2;  // the lane that holds column r of row r
     const bool odd = lane_.r & 1;
@@ -381,7 +411,7 @@ template <class C, class P> class Preparation {
   /// This warp's part of M and Z; writes its channels of kd, qd, kg and a.
   __device__ __forceinline__ Tiles multiply(int m, const ChunkRange& chunk, std::byte* record, const Fetched& fetched) {
     const Strengths& strengths = storage_.strengths[m];
-    const Keys& keys = inputs_.keys[m % 2];
+    const Keys& keys = inputs_.keys[buffer_];
     const int tokens = chunk.tokens;
     if constexpr (decay == Decay::per_channel) {
       const float head_rate = rate(fetched);
@@ -478,8 +508,8 @@ template <class C, class P> class Preparation {
   }
 
   /// T' of the batch, a warp for each item.
-  __device__ __forceinline__ void invert() {
-    if (warp_ >= P::heads || storage_.strengths[warp_].record == nullptr) return;
+  __device__ __forceinline__ void invert(int size) {
+    if (warp_ >= size || storage_.strengths[warp_].record == nullptr) return;
     Tiles tiles;
 #pragma unroll
     for (int i = 0; i < 10; ++i) {
@@ -487,7 +517,7 @@ template <class C, class P> class Preparation {
       tiles.tile[i][0] = x.x, tiles.tile[i][1] = x.y;
     }
     const Strengths& token = storage_.strengths[warp_];
-    write_inverse<Operand>(lane_, tiles, token.erase, token.column, inputs_.scratch(), token.record + C::record.t());
+    write_inverse<Operand>(lane_, tiles, token.erase, token.column, inputs_.scratch(buffer_ ^ 1), token.record + C::record.t());
   }
 
   /// Sums the warps' parts, a few tiles each; keeps M, writes Z.
@@ -498,10 +528,10 @@ template <class C, class P> class Preparation {
       const int tile = first + warp_;
       if (tile >= 10) break;
       const int s = tile < 1 ? 0 : tile < 3 ? 1 : tile < 6 ? 2 : 3, t = tile - s * (s + 1) / 2;
-      float4 x = storage_.inputs[0].part(m % 2, tile)[lane_.index];
+      float4 x = storage_.inputs[0].part(buffer_, tile)[lane_.index];
 #pragma unroll
       for (int w = 1; w < P::warps; ++w) {
-        const float4 y = storage_.inputs[w].part(m % 2, tile)[lane_.index];
+        const float4 y = storage_.inputs[w].part(buffer_, tile)[lane_.index];
         x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
       }
       if constexpr (decay != Decay::per_channel) {
@@ -532,6 +562,8 @@ template <class C, class P> class Preparation {
   Lane lane_;
   int warp_, channel_;  ///< the warp's first channel
   Inputs& inputs_;
+  Batches<P::heads> batches_;
+  int buffer_ = 0;           ///< of the current item's keys
   int item_ = 0, head_ = 0;  ///< the current item, slot * HV + head, and its tokens
   ChunkRange chunk_ = {0, 0};
   Fetched fetched_;
@@ -543,8 +575,8 @@ __global__ void __maxnreg__(P::registers) prepare_kernel(const __grid_constant__
   using Body = Preparation<C, P>;
   extern __shared__ __align__(16) unsigned char prepare_shared[];
   const int group = static_cast<int>(threadIdx.x) / (P::warps * 32), first = static_cast<int>(blockIdx.x) * P::groups + group;
-  const int count = static_cast<int>((slots(args.tokens, args.sequences) * args.value_heads + P::heads - 1) / P::heads);
-  Body(args, reinterpret_cast<typename Body::Storage*>(prepare_shared)[group]).run(first, static_cast<int>(gridDim.x) * P::groups, count);
+  const int items = static_cast<int>(slots(args.tokens, args.sequences) * args.value_heads);
+  Body(args, reinterpret_cast<typename Body::Storage*>(prepare_shared)[group]).run(first, static_cast<int>(gridDim.x) * P::groups, items);
 }
 
 }  // namespace braid::cuda

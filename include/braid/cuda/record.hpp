@@ -29,6 +29,8 @@ namespace braid::cuda {
 
 /// Tokens per chunk of the GPU kernels.
 inline constexpr int chunk_tokens = 32;
+/// Values that a warpgroup walks, or a block of the portable recurrence: the M of wgmma.
+inline constexpr int value_tile = 64;
 
 /// How an update enters the record.
 enum class Strength : unsigned char { none, one, two };

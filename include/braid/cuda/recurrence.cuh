@@ -63,7 +63,7 @@ class PortableRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       __syncthreads();  // this chunk is there for all, and all are done with the one before it
       start_copy(chunk + Policy::stages - 1, count);
       step(s, chunk);
-      this->store_checkpoint(s, chunk);
+      if (this->wants_checkpoints()) this->store_checkpoint(s, chunk);
     }
     this->store_last_state(s);
   }
@@ -180,7 +180,7 @@ namespace detail {
 template <class Body, int KeyDim, class T>
 __device__ __forceinline__ void run_recurrence(const RecurrenceArguments<T>& args, unsigned char* shared) {
   auto& storage = *reinterpret_cast<typename Body::Storage*>(shared);
-  if (threadIdx.x == 0) storage.walk = find_walk(args, blockIdx.x, KeyDim);
+  if (threadIdx.x == 0) storage.walk = find_walk(args, blockIdx.x, KeyDim, 1);
   __syncthreads();
   if (storage.walk.active) Body(args, storage).run();
 }
@@ -196,9 +196,11 @@ __global__ void __launch_bounds__(Policy::threads, Policy::blocks) dplr_recurren
   run_recurrence<PortableRecurrence<T, Operand, KeyDim, DplrForm, Policy>, KeyDim>(args, shared);
 }
 
-template <class Body, class Policy, class T>
-void launch_recurrence(void (*kernel)(RecurrenceArguments<T>), const RecurrenceArguments<T>& args, Index blocks, cudaStream_t stream) {
+/// On `units` sequences or segments.
+template <class Body, class Policy, int KeyDim, class T>
+void launch_recurrence(void (*kernel)(RecurrenceArguments<T>), const RecurrenceArguments<T>& args, Index units, cudaStream_t stream) {
   constexpr int shared = sizeof(typename Body::Storage);
+  const Index blocks = units * args.value_heads * blocks_of_head(args, KeyDim, 1);
   static const cudaError_t raised = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
   check(raised, "cuda recurrence");
   kernel<<<static_cast<unsigned>(blocks), Policy::threads, shared, stream>>>(args);
@@ -211,16 +213,16 @@ void launch_recurrence(void (*kernel)(RecurrenceArguments<T>), const RecurrenceA
 using DefaultPortablePolicy = PortablePolicy<2, 2>;
 
 template <class T, class Operand, int KeyDim, Strength Kind>
-void launch_portable_recurrence(const RecurrenceArguments<T>& args, Index blocks, cudaStream_t stream) {
+void launch_portable_recurrence(const RecurrenceArguments<T>& args, Index units, cudaStream_t stream) {
   using Policy = DefaultPortablePolicy;
-  detail::launch_recurrence<PortableRecurrence<T, Operand, KeyDim, RankOneForm<Kind>, Policy>, Policy>(
-      &detail::recurrence_kernel<T, Operand, KeyDim, Kind, Policy>, args, blocks, stream);
+  detail::launch_recurrence<PortableRecurrence<T, Operand, KeyDim, RankOneForm<Kind>, Policy>, Policy, KeyDim>(
+      &detail::recurrence_kernel<T, Operand, KeyDim, Kind, Policy>, args, units, stream);
 }
 template <class T, class Operand, int KeyDim>
-void launch_dplr_recurrence(const RecurrenceArguments<T>& args, Index blocks, cudaStream_t stream) {
+void launch_dplr_recurrence(const RecurrenceArguments<T>& args, Index units, cudaStream_t stream) {
   using Policy = DefaultPortablePolicy;
-  detail::launch_recurrence<PortableRecurrence<T, Operand, KeyDim, DplrForm, Policy>, Policy>(
-      &detail::dplr_recurrence_kernel<T, Operand, KeyDim, Policy>, args, blocks, stream);
+  detail::launch_recurrence<PortableRecurrence<T, Operand, KeyDim, DplrForm, Policy>, Policy, KeyDim>(
+      &detail::dplr_recurrence_kernel<T, Operand, KeyDim, Policy>, args, units, stream);
 }
 
 }  // namespace braid::cuda

@@ -36,10 +36,9 @@ template <class T> struct RecurrenceArguments {
   int sequences = 1, value_heads = 0, value_dim = 0;
   float scale = 1;
 
-  /// Flags of the preparation's batches of `batch_items` records: the kernels run side by side and a record is read once its flag is set.
-  /// Null: the preparation has ended before the first record is read.
+  /// A flag for each record: the kernels run side by side and a record is read once its flag is set. Null: the preparation has ended
+  /// before the first record is read.
   const std::uint32_t* ready = nullptr;
-  int batch_items = 1;
 
   Pass pass = Pass::whole;
   Index segment_tokens = 0;         ///< a multiple of 32; of `summary` and `outputs`
@@ -47,21 +46,26 @@ template <class T> struct RecurrenceArguments {
   float* segment_states = nullptr;  ///< [segments, HV, K, V]: `summary` writes c, `outputs` reads the states at the segments' ends
 };
 
-/// One block's part: 64 columns of the state (values, or in `summary` also key columns of M) over some tokens of a head of a sequence.
+/// One block's part: 64 columns of the state for each of its warpgroups (values, or in `summary` also key columns of M) over some tokens of a
+/// head of a sequence.
 struct Walk {
   bool active = false;
-  int sequence = 0, head = 0, tile = 0;
+  int sequence = 0, head = 0, tile = 0;             ///< tile: the first of the block's
   Index sequence_begin = 0, begin = 0, length = 0;  ///< tokens
   Index segment = 0;
   bool first = true, last = true;  ///< segment of its sequence
   bool map = false;                ///< walks M: from the identity, without values
 };
-/// Block b of the grid: tile b % tiles of head b / tiles % HV of sequence or segment b / tiles / HV. Key tiles follow the V / 64 value tiles.
-template <class T> BRAID_FN Walk find_walk(const RecurrenceArguments<T>& args, Index block, int key_dim) {
-  const int value_tiles = args.value_dim / 64, tiles = value_tiles + (args.pass == Pass::summary ? key_dim / 64 : 0);
-  const Index pair = block / tiles, unit = pair / args.value_heads;
+/// Blocks of a launch for `units` sequences or segments whose blocks have `tiles` tiles each. Key tiles follow the V / 64 value tiles.
+template <class T> BRAID_FN int blocks_of_head(const RecurrenceArguments<T>& args, int key_dim, int tiles) {
+  return (args.value_dim + (args.pass == Pass::summary ? key_dim : 0)) / value_tile / tiles;
+}
+/// Block b of the grid: the b % n -th of the n blocks of head b / n % HV of sequence or segment b / n / HV.
+template <class T> BRAID_FN Walk find_walk(const RecurrenceArguments<T>& args, Index block, int key_dim, int tiles) {
+  const int value_tiles = args.value_dim / value_tile, blocks = blocks_of_head(args, key_dim, tiles);
+  const Index pair = block / blocks, unit = pair / args.value_heads;
   Walk walk;
-  walk.tile = static_cast<int>(block % tiles);
+  walk.tile = static_cast<int>(block % blocks) * tiles;
   walk.head = static_cast<int>(pair % args.value_heads);
   if (args.pass == Pass::whole) {
     walk.active = true;

@@ -12,11 +12,11 @@ namespace braid::cuda {
 template <class T, class Operand, int KeyDim> class RecurrenceFragments {
  protected:
   using Word = ptx::Word;
-  static constexpr int values_per_block = 64;
   static constexpr int value_stride = 144;  // bytes per token of a value tile in shared memory: 128 and padding against bank conflicts
 
   __device__ __forceinline__ RecurrenceFragments(const RecurrenceArguments<T>& args, const Walk& walk)
-      : args_(args), walk_(walk), warp_(__shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0)), lane_(static_cast<int>(threadIdx.x) % 32) {}
+      : args_(args), walk_(walk), warp_(__shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32 % 4, 0)),
+        group_(__shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0)), lane_(static_cast<int>(threadIdx.x) % 32) {}
 
   __device__ __forceinline__ int tokens_in(int chunk) const {
     const Index left = walk_.length - static_cast<Index>(chunk) * chunk_tokens;
@@ -31,9 +31,9 @@ template <class T, class Operand, int KeyDim> class RecurrenceFragments {
   /// Tokens of a chunk whose values count: none when M is walked.
   __device__ __forceinline__ int value_tokens_in(int chunk) const { return walk_.map ? 0 : tokens_in(chunk); }
   __device__ __forceinline__ bool wants_outputs() const { return args_.o != nullptr && args_.pass != Pass::summary; }
-  /// Element (token of the walk, this head, first value of the tile) of v and o.
+  /// Element (token of the walk, this head, first value of the block's first tile) of v and o.
   __device__ __forceinline__ Index value_offset(Index token) const {
-    return ((walk_.begin + token) * args_.value_heads + walk_.head) * args_.value_dim + (walk_.map ? 0 : walk_.tile * values_per_block);
+    return ((walk_.begin + token) * args_.value_heads + walk_.head) * args_.value_dim + (walk_.map ? 0 : walk_.tile * value_tile);
   }
 
   template <int N> __device__ __forceinline__ static void pack_words(Word (&words)[N], const float (&x)[2 * N]) {
@@ -83,7 +83,7 @@ template <class T, class Operand, int KeyDim> class RecurrenceFragments {
   }
   __device__ __forceinline__ int state_step(int i) const { return (i / 4 * 8 + i % 2) * width() + i / 2 % 2 * 8; }
   __device__ __forceinline__ int key_of(int i) const { return i / 4 * 8 + lane_ % 4 * 2 + i % 2; }
-  __device__ __forceinline__ int column_of(int i) const { return walk_.tile * values_per_block + 16 * warp_ + lane_ / 4 + i / 2 % 2 * 8; }
+  __device__ __forceinline__ int column_of(int i) const { return (walk_.tile + group_) * value_tile + 16 * warp_ + lane_ / 4 + i / 2 % 2 * 8; }
 
   __device__ __forceinline__ void load_state(float (&s)[KeyDim / 2]) const {
     const float* from = nullptr;
@@ -107,15 +107,16 @@ template <class T, class Operand, int KeyDim> class RecurrenceFragments {
     if (args_.pass == Pass::summary) store_state(s, (walk_.map ? args_.segment_maps : args_.segment_states) + state_offset(walk_.segment));
     else if (walk_.last && args_.final_state != nullptr) store_state(s, args_.final_state + state_offset(walk_.sequence));
   }
+  __device__ __forceinline__ bool wants_checkpoints() const { return args_.checkpoints != nullptr && args_.pass != Pass::summary; }
   __device__ __forceinline__ void store_checkpoint(const float (&s)[KeyDim / 2], int chunk) const {
-    if (args_.checkpoints == nullptr || args_.pass == Pass::summary || tokens_in(chunk) < chunk_tokens) return;
+    if (tokens_in(chunk) < chunk_tokens) return;
     const Index every = args_.checkpoint_chunks, done = (walk_.begin - walk_.sequence_begin) / chunk_tokens + chunk + 1;
     if (done % every == 0) store_state(s, args_.checkpoints + state_offset(walk_.sequence_begin / (every * chunk_tokens) + done / every - 1));
   }
 
   const RecurrenceArguments<T>& args_;
   const Walk& walk_;  ///< in shared memory: what is rarely read takes no registers
-  int warp_, lane_;
+  int warp_, group_, lane_;  ///< warp of its warpgroup, warpgroup of the block
 };
 
 }  // namespace braid::cuda

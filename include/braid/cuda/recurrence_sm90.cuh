@@ -1,10 +1,10 @@
-// The recurrence over chunks on Hopper: Eqs. (8)-(9) from the records of record.hpp, one block per (sequence, value head, 64 values).
+// The recurrence over chunks on Hopper: Eqs. (8)-(9) from the records of record.hpp. A block has 64 or 128 values of a head of a sequence.
 //
-// The state S^T (value x key) lives in the accumulators of one warpgroup for the whole sequence; its 16-bit copy is the register operand
-// of every product that reads it, so it never passes through shared memory. A fifth warp keeps a ring of stages (record and values of a
-// chunk) filled by asynchronous copies, a sixth carries outputs from shared memory away. E^T, O^T and R^T are value x token.
+// The state S^T (value x key) of 64 values lives in the accumulators of one warpgroup for the whole sequence; its 16-bit copy is the register
+// operand of every product that reads it, so it never passes through shared memory. One more warp keeps a ring of stages (record and values
+// of a chunk) filled by asynchronous copies, others carry outputs from shared memory away. E^T, O^T and R^T are value x token.
 //
-// The kernel may run beside the preparation, which writes the records in the order of time: then the fifth warp waits for a record's flag.
+// The kernel may run beside the preparation, which writes the records in the order of time: then the copying warp waits for a record's flag.
 // The flags are cleared before this kernel may start, and the preparation waits for nobody, so no order of blocks can lock up.
 //
 // What bounds the kernel at few heads is the chain E, R, S of one chunk after the other. What is off that chain stands where the
@@ -18,50 +18,59 @@
 
 namespace braid::cuda {
 
-/// Values per block: the M of wgmma.
-inline constexpr int value_tile = 64;
-
-/// Stages of the ring and blocks per multiprocessor.
-template <int Stages, int Blocks> struct HopperPolicy {
-  static constexpr int stages = Stages, blocks = Blocks, threads = 192;
+/// Value tiles of a block, a warpgroup each; stages of the ring; blocks per multiprocessor.
+template <int Tiles, int Stages, int Blocks> struct HopperPolicy {
+  static constexpr int tiles = Tiles, stages = Stages, blocks = Blocks;
+  /// One warp fetches, one for each tile carries outputs away. Registers are handed out by warpgroups: with two tiles there are three, all
+  /// compiled for 168, of which those that copy leave some to those that walk.
+  static constexpr int consumers = 4 * Tiles, threads = 32 * (consumers + (Tiles == 1 ? 2 : 4));
+  static constexpr bool moves_registers = Tiles == 2;
+  static constexpr int walking_registers = 208, copying_registers = 88;
+  static_assert(Tiles == 1 || (Tiles == 2 && 128 * (2 * walking_registers + copying_registers) <= 65536));
 };
 
 template <class T, class Operand, int KeyDim, Strength Kind, class Policy>
 class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
   using Base = RecurrenceFragments<T, Operand, KeyDim>;
   using Word = ptx::Word;
-  using Base::args_, Base::lane_, Base::walk_, Base::warp_;
+  using Base::args_, Base::group_, Base::lane_, Base::walk_, Base::warp_;
   static constexpr Record layout{KeyDim, Kind};
   static constexpr int steps = KeyDim / 16, output_buffers = 2;
 
  public:
   struct Storage {
     alignas(16) unsigned char record[Policy::stages][layout.shared_bytes()];  ///< first: each aligned to 1024 as the block's memory is
-    alignas(16) unsigned char values[Policy::stages][chunk_tokens * Base::value_stride];
-    alignas(16) unsigned char output[output_buffers][chunk_tokens * Base::value_stride];
+    alignas(16) unsigned char values[Policy::stages][Policy::tiles][chunk_tokens * Base::value_stride];
+    alignas(16) unsigned char output[output_buffers][Policy::tiles][chunk_tokens * Base::value_stride];
     ptx::Barrier full[Policy::stages], empty[Policy::stages], output_full[output_buffers], output_empty[output_buffers];
     Walk walk;
   };
 
   __device__ __forceinline__ HopperRecurrence(const RecurrenceArguments<T>& args, Storage& storage)
-      : Base(args, storage.walk), storage_(storage), count_(this->chunk_count()) {}
+      : Base(args, storage.walk), storage_(ptx::uniform(storage)), count_(this->chunk_count()) {}
 
   __device__ __forceinline__ void run() {
     if (threadIdx.x == 0) {
       for (int i = 0; i < Policy::stages; ++i) {
         storage_.full[i].init(1 + 32);
-        storage_.empty[i].init(4);
+        storage_.empty[i].init(Policy::consumers);
       }
       for (int i = 0; i < output_buffers; ++i) {
-        storage_.output_full[i].init(4);
-        storage_.output_empty[i].init(1);
+        storage_.output_full[i].init(Policy::consumers);
+        storage_.output_empty[i].init(Policy::tiles);
       }
       ptx::fence_barrier_init();
     }
     __syncthreads();
-    if (warp_ == 4) produce();
-    else if (this->wants_outputs()) warp_ == 5 ? carry_away() : consume<true>();
-    else if (warp_ < 4) consume<false>();
+    const bool outputs = this->wants_outputs();
+    if (group_ < Policy::tiles) {
+      if constexpr (Policy::moves_registers) ptx::take_registers<Policy::walking_registers>();
+      outputs ? consume<true>() : consume<false>();
+    } else {
+      if constexpr (Policy::moves_registers) ptx::leave_registers<Policy::copying_registers>();
+      if (warp_ == 0) produce();
+      else if (outputs && warp_ <= Policy::tiles) carry_away(warp_ - 1);
+    }
   }
 
  private:
@@ -94,8 +103,11 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const int token = lane_ / 8 + 4 * i;
-        ptx::copy16_async(ptx::shared_address(storage_.values[at.stage]) + token * Base::value_stride + lane_ % 8 * 16,
-                          value + (token < tokens ? token * value_row : 0), token < tokens);
+        const Word to = ptx::shared_address(storage_.values[at.stage]) + token * Base::value_stride + lane_ % 8 * 16;
+        const T* from = value + (token < tokens ? token * value_row : 0);
+#pragma unroll
+        for (int tile = 0; tile < Policy::tiles; ++tile)
+          ptx::copy16_async(to + tile * chunk_tokens * Base::value_stride, from + tile * value_tile, token < tokens);
       }
       full.arrive_after_copies();
       at.advance();
@@ -103,8 +115,7 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
   }
   /// Waits until the preparation has written the record of `chunk`; returns the first chunk not known to be written, of 32 looked at.
   __device__ __forceinline__ int wait_for_records(int chunk) const {
-    const Index number = this->first_record() + static_cast<Index>(chunk + lane_) * args_.value_heads;
-    const std::uint32_t* flag = args_.ready + number / args_.batch_items;
+    const std::uint32_t* flag = args_.ready + this->first_record() + static_cast<Index>(chunk + lane_) * args_.value_heads;
     unsigned missing;
     do {
       missing = __ballot_sync(~0u, chunk + lane_ >= count_ || ptx::load_acquire(flag) == 0);
@@ -114,8 +125,8 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     return chunk + (missing == 0 ? 32 : __ffs(static_cast<int>(missing)) - 1);
   }
 
-  __device__ __forceinline__ void carry_away() {
-    T* out = args_.o + this->value_offset(0) + lane_ % 8 * 8;
+  __device__ __forceinline__ void carry_away(int tile) {
+    T* out = args_.o + this->value_offset(0) + tile * value_tile + lane_ % 8 * 8;
     const int row = args_.value_heads * args_.value_dim;
     const Index step = static_cast<Index>(chunk_tokens) * row;
     for (int chunk = 0; chunk < count_; ++chunk, out += step) {
@@ -125,7 +136,7 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       uint4 piece[8];
 #pragma unroll
       for (int i = 0; i < 8; ++i)
-        piece[i] = *reinterpret_cast<const uint4*>(storage_.output[buffer] + (lane_ / 8 + 4 * i) * Base::value_stride + lane_ % 8 * 16);
+        piece[i] = *reinterpret_cast<const uint4*>(storage_.output[buffer][tile] + (lane_ / 8 + 4 * i) * Base::value_stride + lane_ % 8 * 16);
       __syncwarp();
       if (lane_ == 0) storage_.output_empty[buffer].arrive();
 #pragma unroll
@@ -141,13 +152,17 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     Word operand[KeyDim / 4], values[8], r[8];  // r holds E and R in turn
     this->load_state(s);
     this->pack_words(operand, s);
+    const bool checkpoints = this->wants_checkpoints();
     Ring at;
-    if (count_ > 0) storage_.full[0].wait(0);
+    if (count_ > 0) {
+      storage_.full[0].wait(0);
+      load_values(values, 0);
+    }
 #pragma unroll 1
     for (int chunk = 0; chunk < count_; ++chunk) {
       const unsigned char* record = storage_.record[at.stage];
       const Word base = ptx::shared_address(record);
-      fetch_values(e, values, at);
+      if constexpr (layout.erases()) this->unpack_values(e, values, Kind == Strength::two ? record + layout.w() : nullptr);
       ptx::wgmma_pin(operand);
       ptx::wgmma_pin(e);
       ptx::wgmma_fence();
@@ -188,7 +203,11 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       ptx::wgmma_commit();
       const Ring used = at;
       at.advance();
-      if (chunk + 1 < count_) storage_.full[at.stage].wait(at.parity);
+      if (chunk + 1 < count_) {
+        storage_.full[at.stage].wait(at.parity);
+        load_values(values, at.stage);
+      }
+      if constexpr (Outputs) storage_.output_empty[chunk % output_buffers].wait((chunk / output_buffers & 1) ^ 1);
       ptx::wgmma_wait<1>();
       ptx::wgmma_pin(s);
       this->pack_words(operand, s);
@@ -200,17 +219,12 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
         ptx::wgmma_pin(o);
         pass_output(o, chunk);
       }
-      this->store_checkpoint(s, chunk);
+      if (checkpoints) this->store_checkpoint(s, chunk);
     }
     this->store_last_state(s);
   }
 
-  /// Takes the values of a stage that is full; where there is erasing, `e` becomes what E is added to.
-  __device__ __forceinline__ void fetch_values(float (&e)[16], Word (&values)[8], const Ring& at) {
-    this->load_values(values, storage_.values[at.stage]);
-    if constexpr (layout.erases())
-      this->unpack_values(e, values, Kind == Strength::two ? storage_.record[at.stage] + layout.w() : nullptr);
-  }
+  __device__ __forceinline__ void load_values(Word (&values)[8], int stage) const { Base::load_values(values, storage_.values[stage][group_]); }
 
   /// d = S^T rows^T (+ d) over the steps of 16 channels [First, Last), rows [32][K] swizzled.
   template <int First, int Last>
@@ -227,14 +241,13 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     for (int i = 0; i < 2; ++i) ptx::wgmma<Operand, false>(d, a + 4 * i, b + i * (256 >> 4), i > 0 || accumulate);
   }
 
-  /// Hands O of a chunk, [token][value] in shared memory, to the sixth warp.
+  /// Hands O of a chunk, [token][value] in shared memory, to the warp that carries it away. The buffer is known to be empty.
   __device__ __forceinline__ void pass_output(const float (&o)[16], int chunk) {
     const int buffer = chunk % output_buffers;
     Word words[8];  // words[2j + h]: values 8h + r, tokens 8j + 2c, 8j + 2c + 1
 #pragma unroll
     for (int i = 0; i < 8; ++i) words[i] = ptx::pack<T>(o[2 * i] * args_.scale, o[2 * i + 1] * args_.scale);
-    storage_.output_empty[buffer].wait((chunk / output_buffers & 1) ^ 1);
-    const Word at = ptx::shared_address(storage_.output[buffer]) + (lane_ / 16 * 8 + lane_ % 8) * Base::value_stride +
+    const Word at = ptx::shared_address(storage_.output[buffer][group_]) + (lane_ / 16 * 8 + lane_ % 8) * Base::value_stride +
                     (16 * warp_ + lane_ / 8 % 2 * 8) * 2;
     ptx::stmatrix_transposed(at, *reinterpret_cast<const Word(*)[4]>(&words[0]));
     ptx::stmatrix_transposed(at + 16 * Base::value_stride, *reinterpret_cast<const Word(*)[4]>(&words[4]));
@@ -253,7 +266,7 @@ __global__ void __launch_bounds__(Policy::threads, Policy::blocks)
   using Body = HopperRecurrence<T, Operand, KeyDim, Kind, Policy>;
   extern __shared__ __align__(1024) unsigned char recurrence_shared[];
   auto& storage = *reinterpret_cast<typename Body::Storage*>(recurrence_shared);
-  if (threadIdx.x == 0) storage.walk = find_walk(args, blockIdx.x, KeyDim);
+  if (threadIdx.x == 0) storage.walk = find_walk(args, blockIdx.x, KeyDim, Policy::tiles);
   __syncthreads();
   if (storage.walk.active) Body(args, storage).run();
   // The stream goes on when this grid has ended; the preparation, which may still be writing for others, must have ended too.

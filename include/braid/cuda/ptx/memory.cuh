@@ -37,6 +37,12 @@ __device__ __forceinline__ Word load_acquire(const Word* flag) {
   return value;
 }
 
+/// The same object in shared memory, its address the same for all lanes as far as the compiler knows, and too dear to compute twice: it would
+/// otherwise read a special register before every access in a loop.
+template <class T> __device__ __forceinline__ T& uniform(T& shared) {
+  return *static_cast<T*>(__cvta_shared_to_generic(__reduce_max_sync(~0u, shared_address(&shared))));
+}
+
 /// Copies 16 bytes from global to shared memory without registers; `valid` = false writes zeros.
 __device__ __forceinline__ void copy16_async(Word shared, const void* global, bool valid = true) {
   const int bytes = valid ? 16 : 0;
