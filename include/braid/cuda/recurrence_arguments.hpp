@@ -56,7 +56,7 @@ struct Walk {
   bool first = true, last = true;  ///< segment of its sequence
   bool map = false;                ///< walks M: from the identity, without values
 };
-/// Blocks of a launch for `units` sequences or segments whose blocks have `tiles` tiles each. Key tiles follow the V / 64 value tiles.
+/// Blocks, of `tiles` tiles each, that a head of a sequence or segment has. Key tiles follow the V / 64 value tiles.
 template <class T> BRAID_FN int blocks_of_head(const RecurrenceArguments<T>& args, int key_dim, int tiles) {
   return (args.value_dim + (args.pass == Pass::summary ? key_dim : 0)) / value_tile / tiles;
 }
