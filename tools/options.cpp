@@ -12,7 +12,8 @@ void Options::add(const std::string& name, std::string& value, const std::string
 }
 void Options::add(const std::string& name, Index& value, const std::string& help) {
   const auto above_zero = [](const std::string& text) {
-    return text[0] == '-' || text == "0" ? "expected a number > 0, found " + text : "";
+    Index number = 0;
+    return CLI::detail::lexical_cast(text, number) && number > 0 ? "" : "expected a number > 0, found " + text;
   };
   app_->add_option(name, value, help)->check(above_zero)->capture_default_str();
 }

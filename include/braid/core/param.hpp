@@ -54,6 +54,7 @@ template <class T> struct Param {
 namespace detail {
 /// The T of a layer's Param<T>: a layer is a template of it, or names it as its member T.
 template <class Layer> struct LayerScalar {
+  static_assert(requires { typename Layer::T; }, "braid: a layer is a template of its scalar type alone, or names it: using T = float");
   using type = typename Layer::T;
 };
 template <template <class> class Layer, class Scalar> struct LayerScalar<Layer<Scalar>> {
