@@ -65,6 +65,7 @@ add_library(braid_program INTERFACE)
 target_compile_options(braid_program INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra $<$<BOOL:${BRAID_WERROR}>:-Werror> $<$<BOOL:${BRAID_NATIVE}>:-march=native>>)
 if(BRAID_SANITIZE)
+  target_compile_definitions(braid_program INTERFACE BRAID_SANITIZED)  # tests leave out what takes minutes there
   target_compile_options(braid_program INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${BRAID_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
   target_link_options(braid_program INTERFACE -fsanitize=${BRAID_SANITIZE})
 endif()
