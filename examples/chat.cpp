@@ -13,13 +13,13 @@ int main(int argc, char** argv) try {
   braid::GenerateOptions options;
   options.max_tokens = 1024;
   options.sampling.temperature = 0.6;
-  CLI::App app{"Talks with the model of a checkpoint directory. /reset forgets the conversation, /exit or the end of the input leaves;\n"
-               "Ctrl-C stops the model's turn, twice leaves. " + std::string(exit_codes)};
-  app.add_option("directory", directory, "config.json, safetensors, tiktoken.model and a chat template")->required();
-  app.add_option("--system", system, "system message in place of the template's");
-  app.add_option("--capacity", capacity, "longest conversation, in tokens")->capture_default_str()->check(token_counts);
+  braid::Options app("Talks with the model of a checkpoint directory. /reset forgets the conversation, /exit or the end of the input leaves;\n"
+                     "Ctrl-C stops the model's turn, twice leaves. " + std::string(exit_codes));
+  app.need("directory", directory, "config.json, safetensors, tiktoken.model and a chat template");
+  app.add("--system", system, "system message in place of the template's");
+  app.add("--capacity", capacity, braid::counts_or_zero, "longest conversation, in tokens");
   add_sampling_options(app, options);
-  if (const auto code = parse(app, argc, argv)) return *code;
+  app.parse(argc, argv);
 
   require_own_type(directory);
   const auto tokenizer = braid::io::Tokenizer::load(directory);

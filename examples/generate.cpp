@@ -12,16 +12,16 @@ int main(int argc, char** argv) try {
   std::vector<std::string> stop;
   bool logprobs = false, bos = false, special = false;
   braid::GenerateOptions options;
-  CLI::App app{"Continues a text with the model of a checkpoint directory. The text goes to standard output, figures to standard error;\n"
-               "Ctrl-C ends it. " + std::string(exit_codes)};
-  app.add_option("directory", directory, "config.json, safetensors, tiktoken.model and tokenizer_config.json")->required();
-  app.add_option("prompt", prompt, "the beginning of the text; - reads it from standard input")->required();
-  app.add_option("--stop", stop, "end at this string (may be repeated)");
-  app.add_flag("--logprobs", logprobs, "print every token of prompt and output with its log-probability instead of the text");
-  app.add_flag("--bos", bos, "begin with the tokenizer's beginning-of-text token");
-  app.add_flag("--special", special, "names of special tokens in the prompt are special tokens");
+  braid::Options app("Continues a text with the model of a checkpoint directory. The text goes to standard output, figures to standard error;\n"
+                     "Ctrl-C ends it. " + std::string(exit_codes));
+  app.need("directory", directory, "config.json, safetensors, tiktoken.model and tokenizer_config.json");
+  app.need("prompt", prompt, "the beginning of the text; - reads it from standard input");
+  app.collect("--stop", stop, "end at this string (may be repeated)");
+  app.flag("--logprobs", logprobs, "print every token of prompt and output with its log-probability instead of the text");
+  app.flag("--bos", bos, "begin with the tokenizer's beginning-of-text token");
+  app.flag("--special", special, "names of special tokens in the prompt are special tokens");
   add_sampling_options(app, options);
-  if (const auto code = parse(app, argc, argv)) return *code;
+  app.parse(argc, argv);
 
   require_own_type(directory);
   if (prompt == "-") prompt.assign(std::istreambuf_iterator<char>(std::cin), {});

@@ -2,8 +2,7 @@
 #include <braid/io/config_json.hpp>
 #include <braid/io/index.hpp>
 #include <braid/io/summary.hpp>
-
-#include <CLI/CLI.hpp>
+#include <tools/options.hpp>
 
 #include <cstdio>
 #include <iostream>
@@ -55,8 +54,8 @@ void print_config(const Config& c) {
 }
 
 /// The cache of one sequence beside that of the same model with full attention in every layer.
-void print_cache(const Config& c, int width) {
-  std::printf("\ncache of one sequence, %d bytes per latent, states in float\n", width);
+void print_cache(const Config& c, Index width) {
+  std::printf("\ncache of one sequence, %lld bytes per latent, states in float\n", static_cast<long long>(width));
   std::printf("%14s %14s %14s %9s\n", "tokens", "this order", "all MLA", "saved");
   for (Index tokens : {Index{4} << 10, Index{128} << 10, Index{1} << 20}) {
     const double own = braid::count_cache_bytes(c, tokens, width).total();
@@ -110,18 +109,14 @@ void check_weights(const braid::io::WeightFiles& files) {
 int main(int argc, char** argv) {
   std::string directory;
   bool list = false, check = false;
-  int width = 4;
-  CLI::App app{"Shows what is in a checkpoint directory: config.json, parameters, tensors, bytes of cache.\n"
-               "Exit codes: 0 all is well, 1 the directory cannot be used, 2 wrong arguments."};
-  app.add_option("directory", directory, "with config.json and, if there are weights, model.safetensors or its shards")->required();
-  app.add_flag("-l,--list", list, "list every tensor");
-  app.add_flag("-c,--check", check, "read every weight and look for NaN and infinity");
-  app.add_option("-w,--width", width, "bytes per element of the latent cache")->check(CLI::IsMember({1, 2, 4, 8}))->capture_default_str();
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) ? 2 : 0;
-  }
+  braid::Index width = 4;
+  braid::Options options("Shows what is in a checkpoint directory: config.json, parameters, tensors, bytes of cache.\n"
+                         "Exit codes: 0 all is well, 1 the directory cannot be used, 2 wrong arguments.");
+  options.need("directory", directory, "with config.json and, if there are weights, model.safetensors or its shards");
+  options.flag("-l,--list", list, "list every tensor");
+  options.flag("-c,--check", check, "read every weight and look for NaN and infinity");
+  options.add("-w,--width", width, std::vector<braid::Index>{1, 2, 4, 8}, "bytes per element of the latent cache");
+  options.parse(argc, argv);
   try {
     const Config config = braid::read_config(directory);
     print_config(config);

@@ -6,14 +6,13 @@
 #include <braid/io/checkpoint.hpp>
 #include <braid/io/tokenizer.hpp>
 
-#include <CLI/CLI.hpp>
 #include <checkpoint.hpp>  // written by braid_add_checkpoint from the directory BRAID_CHECKPOINT
+#include <tools/options.hpp>
 
 #include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -53,32 +52,17 @@ inline std::vector<braid::Token> end_tokens(const braid::io::Tokenizer& tokenize
   return out;
 }
 
-/// Reads the command line; an exit code if the program ends here.
-inline std::optional<int> parse(CLI::App& app, int argc, char** argv) {
-  try {
-    app.parse(argc, argv);
-    return {};
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) ? 2 : 0;
-  }
-}
-
-/// Numbers of tokens that a command line may ask for.
-inline const CLI::Range token_counts(braid::Index{0}, braid::Index{1} << 30);
-
 /// Adds the options of sampling to a program's command line.
-inline void add_sampling_options(CLI::App& app, braid::GenerateOptions& options) {
+inline void add_sampling_options(braid::Options& app, braid::GenerateOptions& options) {
   auto& s = options.sampling;
-  app.add_option("-n,--max-tokens", options.max_tokens, "most tokens to generate")->capture_default_str()->check(token_counts);
-  app.add_option("-t,--temperature", s.temperature, "0 always takes the most probable token")->capture_default_str();
-  app.add_option("--top-k", s.top_k, "keep the k most probable tokens; 0: all")->capture_default_str();
-  app.add_option("--top-p", s.top_p, "keep the most probable tokens that make up this share")->capture_default_str();
-  app.add_option("--min-p", s.min_p, "drop tokens less probable than this share of the most probable")->capture_default_str();
-  app.add_option("--repetition-penalty", s.repetition_penalty, "above 1 discourages tokens seen before")->capture_default_str();
-  app.add_option("--seed", s.seed.value, "seed of the sampler")->capture_default_str();
-  app.add_option("--prefill-chunk", options.prefill_chunk, "tokens of the prompt that go through the model at once")
-      ->capture_default_str()
-      ->check(token_counts);
+  app.add("-n,--max-tokens", options.max_tokens, braid::counts_or_zero, "most tokens to generate");
+  app.add("-t,--temperature", s.temperature, "0 always takes the most probable token");
+  app.add("--top-k", s.top_k, braid::counts_or_zero, "keep the k most probable tokens; 0: all");
+  app.add("--top-p", s.top_p, "keep the most probable tokens that make up this share");
+  app.add("--min-p", s.min_p, "drop tokens less probable than this share of the most probable");
+  app.add("--repetition-penalty", s.repetition_penalty, "above 1 discourages tokens seen before");
+  app.add("--seed", s.seed.value, "seed of the sampler");
+  app.add("--prefill-chunk", options.prefill_chunk, braid::counts_or_zero, "tokens of the prompt that go through the model at once");
 }
 
 /// Ctrl-C sets a flag that generation looks at after every token and every chunk of a prompt; a second one before that ends the

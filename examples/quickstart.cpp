@@ -56,7 +56,7 @@ int main(int argc, char** argv) try {
   braid::Index steps = 600;
   std::string path = "quickstart.safetensors";
   braid::Options options("Trains a small 3:1 hybrid of KDA and MLA on associative recall, decodes with it and saves it.");
-  options.add("--steps", steps, "Training steps");
+  options.add("--steps", steps, braid::counts, "Training steps");
   options.add("--checkpoint", path, "Where to save the model");
   options.parse(argc, argv);
 

@@ -4,8 +4,7 @@
 #include <braid/train/trainer.hpp>
 
 #include <tools/chart.hpp>
-
-#include <CLI/CLI.hpp>
+#include <tools/options.hpp>
 
 #include <algorithm>
 #include <cstdio>
@@ -94,18 +93,18 @@ void measure(braid::cpu::Context& cpu, const Arguments& args, const Text& text, 
 
 int main(int argc, char** argv) try {
   Arguments args;
-  CLI::App app("Table 1 on a text file of your own: layer ratios and parts of the KDA layer, compared by perplexity per byte.");
-  app.add_option("text", args.text, "Any file; its bytes are the tokens, its last tenth is held out")->required()->check(CLI::ExistingFile);
-  app.add_option("--only", args.only, "Some of 3:1,0:1,1:1,7:1,15:1,no-gate,swish-gate,no-convolution")->delimiter(',');
-  app.add_option("--steps", args.steps, "Training steps of each variant")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--length", args.length, "Tokens per sequence")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--sequences", args.sequences, "Sequences per step")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--every", args.every, "Steps between evaluations")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--rate", args.rate, "Peak learning rate (Muon)")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--seed", args.seed, "Of the models and the data")->capture_default_str();
-  app.add_option("--threads", args.threads, "Threads; 0: all")->check(CLI::NonNegativeNumber)->capture_default_str();
-  app.add_option("-o,--out", args.folder, "Folder for ratio_sweep.jsonl and .png")->check(CLI::ExistingDirectory)->capture_default_str();
-  CLI11_PARSE(app, argc, argv);
+  braid::Options options("Table 1 on a text file of your own: layer ratios and parts of the KDA layer, compared by perplexity per byte.");
+  options.need("text", args.text, braid::Existing::file, "Any file; its bytes are the tokens, its last tenth is held out");
+  options.add("--only", args.only, {"3:1", "0:1", "1:1", "7:1", "15:1", "no-gate", "swish-gate", "no-convolution"}, "Some of the variants");
+  options.add("--steps", args.steps, braid::counts, "Training steps of each variant");
+  options.add("--length", args.length, braid::counts, "Tokens per sequence");
+  options.add("--sequences", args.sequences, braid::counts, "Sequences per step");
+  options.add("--every", args.every, braid::counts, "Steps between evaluations");
+  options.add("--rate", args.rate, braid::rates, "Peak learning rate (Muon)");
+  options.add("--seed", args.seed, "Of the models and the data");
+  options.add("--threads", args.threads, braid::counts_or_zero, "Threads; 0: all");
+  options.add("-o,--out", args.folder, braid::Existing::folder, "Folder for ratio_sweep.jsonl and .png");
+  options.parse(argc, argv);
 
   braid::cpu::Context cpu(static_cast<int>(args.threads));
   const Text text(args.text);

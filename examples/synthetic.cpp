@@ -7,13 +7,12 @@
 #include <braid/train/trainer.hpp>
 
 #include <tools/chart.hpp>
-
-#include <CLI/CLI.hpp>
+#include <tools/options.hpp>
 
 #include <algorithm>
 #include <cstdio>
-#include <set>
 #include <string>
+#include <vector>
 
 // Two layers with two heads, as in the paper; the heads are 32 wide instead of 128.
 constexpr braid::Config linear = [] {
@@ -39,12 +38,14 @@ using Attention = braid::CausalLm<full>;
 namespace {
 
 struct Arguments {
-  std::set<std::string> tasks{"palindrome", "mqar", "stack"}, mixers{"kda", "gdn", "mamba2", "mla"};
+  std::vector<std::string> tasks{"palindrome", "mqar", "stack"}, mixers{"kda", "gdn", "mamba2", "mla"};
   braid::Index steps = 400, length = 64, sequences = 32, every = 20, threads = 0;
   double rate = 5e-3;
   std::uint64_t seed = 1;
   std::string folder = ".";
 };
+
+bool among(const std::vector<std::string>& names, const std::string& name) { return std::find(names.begin(), names.end(), name) != names.end(); }
 
 /// Trains one model on one task and returns its accuracy on held-out sequences as a curve.
 template <class Model, class Task>
@@ -71,10 +72,10 @@ braid::plot::Series learn(braid::cpu::Context& cpu, const Arguments& args, const
 
 /// All mixers on one task; draws their curves.
 template <class Task> void compare(braid::cpu::Context& cpu, const Arguments& args, const std::string& name, const Task& task, braid::JsonLog& log) {
-  if (!args.tasks.contains(name)) return;
+  if (!among(args.tasks, name)) return;
   braid::plot::Chart chart{.title = name + ", " + std::to_string(args.length) + " tokens", .x_label = "step", .y_label = "accuracy"};
   const auto add = [&]<class Model>(std::type_identity<Model>, const std::string& mixer) {
-    if (args.mixers.contains(mixer)) chart.series.push_back(learn<Model>(cpu, args, name, task, mixer, log));
+    if (among(args.mixers, mixer)) chart.series.push_back(learn<Model>(cpu, args, name, task, mixer, log));
   };
   add(std::type_identity<Kda>{}, "kda");
   add(std::type_identity<Gdn>{}, "gdn");
@@ -89,18 +90,18 @@ template <class Task> void compare(braid::cpu::Context& cpu, const Arguments& ar
 
 int main(int argc, char** argv) try {
   Arguments args;
-  CLI::App app("Palindrome, associative recall (mqar) and stacks, learned by KDA, GDN, Mamba-2 and full attention (mla).");
-  app.add_option("--tasks", args.tasks, "Some of palindrome,mqar,stack")->delimiter(',')->check(CLI::IsMember(args.tasks));
-  app.add_option("--mixers", args.mixers, "Some of kda,gdn,mamba2,mla")->delimiter(',')->check(CLI::IsMember(args.mixers));
-  app.add_option("--steps", args.steps, "Training steps of each model")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--length", args.length, "Tokens per sequence, at least 32")->check(CLI::Range(32, 1 << 20))->capture_default_str();
-  app.add_option("--sequences", args.sequences, "Sequences per step")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--every", args.every, "Steps between evaluations")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--rate", args.rate, "Peak learning rate (Muon)")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--seed", args.seed, "Of the models and the data")->capture_default_str();
-  app.add_option("--threads", args.threads, "Threads; 0: all")->check(CLI::NonNegativeNumber)->capture_default_str();
-  app.add_option("-o,--out", args.folder, "Folder for synthetic.jsonl and the plots")->check(CLI::ExistingDirectory)->capture_default_str();
-  CLI11_PARSE(app, argc, argv);
+  braid::Options options("Palindrome, associative recall (mqar) and stacks, learned by KDA, GDN, Mamba-2 and full attention (mla).");
+  options.add("--tasks", args.tasks, args.tasks, "Some of the tasks");
+  options.add("--mixers", args.mixers, args.mixers, "Some of the token mixers");
+  options.add("--steps", args.steps, braid::counts, "Training steps of each model");
+  options.add("--length", args.length, braid::Range<braid::Index>{32, 1 << 20}, "Tokens per sequence");
+  options.add("--sequences", args.sequences, braid::counts, "Sequences per step");
+  options.add("--every", args.every, braid::counts, "Steps between evaluations");
+  options.add("--rate", args.rate, braid::rates, "Peak learning rate (Muon)");
+  options.add("--seed", args.seed, "Of the models and the data");
+  options.add("--threads", args.threads, braid::counts_or_zero, "Threads; 0: all");
+  options.add("-o,--out", args.folder, braid::Existing::folder, "Folder for synthetic.jsonl and the plots");
+  options.parse(argc, argv);
 
   braid::cpu::Context cpu(static_cast<int>(args.threads));
   braid::JsonLog log((std::filesystem::path(args.folder) / "synthetic.jsonl").string(), false);

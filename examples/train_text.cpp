@@ -3,8 +3,7 @@
 #include <braid/braid.hpp>
 #include <braid/infer/generate.hpp>
 #include <braid/train/trainer.hpp>
-
-#include <CLI/CLI.hpp>
+#include <tools/options.hpp>
 
 #include <algorithm>
 #include <csignal>
@@ -49,27 +48,25 @@ void write(braid::cpu::Context& cpu, const Model& model, const std::string& prom
 
 int main(int argc, char** argv) try {
   std::string path, checkpoint = "train_text.safetensors", log = "train_text.jsonl", prompt = "The ";
-  braid::Index steps = 300, length = 256, sequences = 8, every = 50, bytes = 400;
+  braid::Index steps = 300, length = 256, sequences = 8, every = 50, bytes = 400, threads = 0;
   double rate = 5e-3, temperature = 0.8;
   std::uint64_t seed = 1;
-  int threads = 0;
-  CLI::App app("Trains a small KDA/MLA hybrid on the bytes of a text file and samples from it. Run it again to go on.");
-  app.add_option("text", path, "Any file; its last tenth is held out")->required()->check(CLI::ExistingFile);
-  app.add_option("--steps", steps, "Training steps, those of earlier runs included")->check(CLI::NonNegativeNumber)->capture_default_str();
-  app.add_option("--length", length, "Tokens per sequence")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--sequences", sequences, "Sequences per step")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--every", every, "Steps between evaluations and checkpoints")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--rate", rate, "Peak learning rate (Muon)")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--checkpoint", checkpoint, "Where to save, and to go on from")->capture_default_str();
-  app.add_option("--log", log, "JSONL log, for tools/plot")->capture_default_str();
-  app.add_option("--prompt", prompt, "What the sample begins with")->check([](const std::string& s) {
-    return s.empty() ? std::string("at least one byte is needed") : std::string();
-  })->capture_default_str();
-  app.add_option("--bytes", bytes, "Length of the sample")->check(CLI::NonNegativeNumber)->capture_default_str();
-  app.add_option("--temperature", temperature, "Of the sample; 0: the likeliest byte each time")->check(CLI::NonNegativeNumber)->capture_default_str();
-  app.add_option("--seed", seed, "Of the model, the data and the sample")->capture_default_str();
-  app.add_option("--threads", threads, "Threads; 0: all")->check(CLI::NonNegativeNumber)->capture_default_str();
-  CLI11_PARSE(app, argc, argv);
+  braid::Options options("Trains a small KDA/MLA hybrid on the bytes of a text file and samples from it. Run it again to go on.");
+  options.need("text", path, braid::Existing::file, "Any file; its last tenth is held out");
+  options.add("--steps", steps, braid::counts_or_zero, "Training steps, those of earlier runs included");
+  options.add("--length", length, braid::counts, "Tokens per sequence");
+  options.add("--sequences", sequences, braid::counts, "Sequences per step");
+  options.add("--every", every, braid::counts, "Steps between evaluations and checkpoints");
+  options.add("--rate", rate, braid::rates, "Peak learning rate (Muon)");
+  options.add("--checkpoint", checkpoint, "Where to save, and to go on from");
+  options.add("--log", log, "JSONL log, for tools/plot");
+  options.add("--prompt", prompt, "What the sample begins with");
+  options.add("--bytes", bytes, braid::counts_or_zero, "Length of the sample");
+  options.add("--temperature", temperature, braid::zero_or_more, "Of the sample; 0: the likeliest byte each time");
+  options.add("--seed", seed, "Of the model, the data and the sample");
+  options.add("--threads", threads, braid::counts_or_zero, "Threads; 0: all");
+  options.parse(argc, argv);
+  braid::require(!prompt.empty(), "--prompt", "at least one byte", "none");
 
   const auto text = braid::read_bytes(path);
   const std::size_t split = text.size() - text.size() / 10;
@@ -77,7 +74,7 @@ int main(int argc, char** argv) try {
   const braid::StreamBatches held_out{std::span(text).subspan(split), braid::seed(0), sequences, length, true};
   const braid::Index batches = std::clamp<braid::Index>(held_out.windows() / sequences, 1, 16);
 
-  braid::cpu::Context cpu(threads);
+  braid::cpu::Context cpu(static_cast<int>(threads));
   Model model(cpu, braid::seed(seed));
   braid::Trainer trainer(cpu, model, braid::Muon{}, {.steps = steps, .save_every = every, .checkpoint = checkpoint, .log = log});
   if (trainer.resume()) std::printf("going on from %s, step %lld\n", checkpoint.c_str(), static_cast<long long>(trainer.steps()));

@@ -57,7 +57,7 @@ inline Axis make_axis(double low, double high, bool log, int count) {
   if (!(low <= high)) low = log ? 1 : 0, high = log ? 10 : 1;
   axis.low = axis.value(low), axis.high = axis.value(high);
   if (axis.high - axis.low < 1e-9 * std::max(1.0, std::abs(axis.high))) axis.low -= 0.5, axis.high += 0.5;
-  if (log) {  // 1, 2 and 5 in every decade while there is room, then whole decades
+  if (log) {  // 1, 2 and 5 in every decade while there is room, then whole decades; round steps where that leaves fewer than three
     const std::vector<double> in_decade = axis.high - axis.low < 2.5 ? std::vector<double>{1, 2, 5} : std::vector<double>{1};
     const double stride = std::max(1.0, std::ceil((axis.high - axis.low) / count));
     for (double decade = std::floor(axis.low); decade <= axis.high; decade += stride)
@@ -65,6 +65,11 @@ inline Axis make_axis(double low, double high, bool log, int count) {
         const double tick = decade + std::log10(d);
         if (tick >= axis.low - 1e-9 && tick <= axis.high + 1e-9) axis.ticks.push_back(tick);
       }
+    if (axis.ticks.size() < 3) {
+      axis.ticks.clear();
+      const double first = std::pow(10, axis.low), last = std::pow(10, axis.high), step = round_step((last - first) / count);
+      for (double tick = std::ceil(first / step - 1e-9) * step; tick <= last * (1 + 1e-9); tick += step) axis.ticks.push_back(std::log10(tick));
+    }
   } else {
     const double step = round_step((axis.high - axis.low) / count);
     axis.low = std::floor(axis.low / step + 1e-9) * step, axis.high = std::ceil(axis.high / step - 1e-9) * step;

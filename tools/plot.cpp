@@ -1,7 +1,7 @@
 // Draws curves from JSONL logs as a PNG file:  plot run.jsonl --y loss -o loss.png
 #include "chart.hpp"
+#include "options.hpp"
 
-#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include <fstream>
@@ -15,7 +15,7 @@ using Json = nlohmann::json;
 struct Arguments {
   std::vector<std::string> files, y{"loss"}, by;
   std::string x = "step", out = "curves.png", title;
-  int width = 960, height = 600, smooth = 1;
+  braid::Index width = 960, height = 600, smooth = 1;
   bool log_x = false, log_y = false;
 };
 
@@ -85,22 +85,22 @@ std::string joined(const std::vector<std::string>& parts) {
 
 int main(int argc, char** argv) {
   Arguments args;
-  CLI::App app("Draws curves from JSONL logs as a PNG file.");
-  app.add_option("files", args.files, "Logs: one JSON object per line")->required()->check(CLI::ExistingFile);
-  app.add_option("-x,--x", args.x, "Field on the horizontal axis")->capture_default_str();
-  app.add_option("-y,--y", args.y, "Fields on the vertical axis, separated by commas")->delimiter(',')->capture_default_str();
-  app.add_option("--by", args.by, "Fields whose values make curves of their own, separated by commas")->delimiter(',');
-  app.add_option("-o,--out", args.out, "The picture")->capture_default_str();
-  app.add_option("--title", args.title, "Title above the curves");
-  app.add_option("--smooth", args.smooth, "Mean over this many points")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--width", args.width, "Pixels")->check(CLI::Range(200, 10000))->capture_default_str();
-  app.add_option("--height", args.height, "Pixels")->check(CLI::Range(150, 10000))->capture_default_str();
-  app.add_flag("--log-x", args.log_x, "Logarithmic horizontal axis");
-  app.add_flag("--log-y", args.log_y, "Logarithmic vertical axis");
-  CLI11_PARSE(app, argc, argv);
+  braid::Options options("Draws curves from JSONL logs as a PNG file.");
+  options.need("files", args.files, braid::Existing::file, "Logs: one JSON object per line");
+  options.add("-x,--x", args.x, "Field on the horizontal axis");
+  options.add("-y,--y", args.y, {}, "Fields on the vertical axis, separated by commas");
+  options.add("--by", args.by, {}, "Fields whose values make curves of their own, separated by commas");
+  options.add("-o,--out", args.out, "The picture");
+  options.add("--title", args.title, "Title above the curves");
+  options.add("--smooth", args.smooth, braid::counts, "Mean over this many points");
+  options.add("--width", args.width, braid::Range<braid::Index>{200, 10000}, "Pixels");
+  options.add("--height", args.height, braid::Range<braid::Index>{150, 10000}, "Pixels");
+  options.flag("--log-x", args.log_x, "Logarithmic horizontal axis");
+  options.flag("--log-y", args.log_y, "Logarithmic vertical axis");
+  options.parse(argc, argv);
   try {
     braid::plot::Chart chart{args.title, args.x, joined(args.y), args.log_x, args.log_y, read(args)};
-    chart.draw(args.width, args.height).write(args.out);
+    chart.draw(static_cast<int>(args.width), static_cast<int>(args.height)).write(args.out);
     std::cout << args.out << '\n';
   } catch (const braid::Error& error) {
     std::cerr << "plot: " << error.what() << '\n';

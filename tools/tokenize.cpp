@@ -1,8 +1,7 @@
 // Text to tokens and back, with the tokenizer of a checkpoint's directory.
 #include <braid/infer/chat.hpp>
 #include <braid/io/tokenizer.hpp>
-
-#include <CLI/CLI.hpp>
+#include <tools/options.hpp>
 
 #include <cstdint>
 #include <iostream>
@@ -45,15 +44,16 @@ void print(const std::vector<Token>& tokens) {
 }  // namespace
 
 int main(int argc, char** argv) try {
-  CLI::App app{"Reads text from standard input and prints its tokens."};
   std::string directory;
   bool special = false, decode = false, chat = false, framed = false;
-  app.add_option("directory", directory, "Directory with tiktoken.model and tokenizer_config.json")->required()->check(CLI::ExistingDirectory);
-  app.add_flag("--special", special, "Names of special tokens in the text are special tokens");
-  app.add_flag("--decode", decode, "The other way: reads token ids, writes their bytes");
-  app.add_flag("--chat", chat, "Reads a conversation: {\"messages\": [{\"role\": ..., \"content\": ...}], \"reply\": true}");
-  app.add_flag("--framed", framed, "Many texts: 32-bit length and bytes in, 32-bit count and 32-bit tokens out")->excludes("--decode");
-  CLI11_PARSE(app, argc, argv);
+  braid::Options options("Reads text from standard input and prints its tokens.");
+  options.need("directory", directory, braid::Existing::folder, "Directory with tiktoken.model and tokenizer_config.json");
+  options.flag("--special", special, "Names of special tokens in the text are special tokens");
+  options.flag("--decode", decode, "The other way: reads token ids, writes their bytes");
+  options.flag("--chat", chat, "Reads a conversation: {\"messages\": [{\"role\": ..., \"content\": ...}], \"reply\": true}");
+  options.flag("--framed", framed, "Many texts: 32-bit length and bytes in, 32-bit count and 32-bit tokens out");
+  options.parse(argc, argv);
+  braid::require(!decode || !framed, "options", "--decode or --framed", "both");
 
   std::ios::sync_with_stdio(false);
   const auto tokenizer = braid::io::Tokenizer::load(directory);

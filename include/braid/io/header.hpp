@@ -3,7 +3,6 @@
 
 #include <braid/io/dtype.hpp>
 #include <braid/io/json.hpp>
-#include <braid/io/utf8.hpp>
 
 #include <algorithm>
 #include <cstdint>
@@ -123,38 +122,21 @@ inline Header parse_header(std::string_view text, std::uint64_t data_bytes, cons
   return header;
 }
 
-namespace detail {
-/// `text` as a JSON string.
-inline std::string quoted(std::string_view text) {
-  require(valid_utf8_prefix(text) == text.size(), "safetensors header", "names and metadata in UTF-8", text);
-  std::string out = "\"";
-  for (char c : text) {
-    constexpr char hex[] = "0123456789abcdef";
-    if (c == '"' || c == '\\') (out += '\\') += c;
-    else if (static_cast<unsigned char>(c) >= 0x20) out += c;
-    else ((out += "\\u00") += hex[c >> 4]) += hex[c & 15];
-  }
-  return out += '"';
-}
-}  // namespace detail
-
-/// The header's JSON text for tensors whose offsets are set, padded with spaces to a multiple of 8 bytes.
+/// The header's JSON text for tensors whose offsets are set, padded with spaces to a multiple of 8 bytes. Throws Error for names or
+/// metadata that are not UTF-8.
 inline std::string header_text(const Header& header) {
-  std::string json = "{";
-  auto separate = [&] { json += json.back() == '{' ? "" : ","; };
-  if (!header.metadata.empty()) {
-    json += "\"__metadata__\":{";
-    for (const auto& [key, value] : header.metadata) separate(), json += detail::quoted(key) + ":" + detail::quoted(value);
-    json += "}";
+  Json json = Json::object();
+  if (!header.metadata.empty()) json["__metadata__"] = header.metadata;
+  for (const TensorInfo& tensor : header.tensors)
+    json[tensor.name] = {{"dtype", name_of(tensor.type)}, {"shape", tensor.shape}, {"data_offsets", {tensor.begin, tensor.end}}};
+  std::string text;
+  try {
+    text = json.dump();
+  } catch (const Json::exception& error) {
+    throw Error("safetensors header", "names and metadata in UTF-8", error.what());
   }
-  for (const TensorInfo& tensor : header.tensors) {
-    separate();
-    json += detail::quoted(tensor.name) + ":{\"dtype\":\"" + std::string(name_of(tensor.type)) + "\",\"shape\":" +
-            shape_text(tensor.shape) + ",\"data_offsets\":" + shape_text({static_cast<Index>(tensor.begin), static_cast<Index>(tensor.end)}) + "}";
-  }
-  json += "}";
-  json.resize((json.size() + 7) / 8 * 8, ' ');
-  return json;
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  return text;
 }
 
 }  // namespace braid::io

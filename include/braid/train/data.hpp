@@ -58,6 +58,8 @@ template <class Task> struct TaskBatches {
     return shortest + static_cast<Index>(random.below(static_cast<std::uint64_t>(length - shortest + 1)));
   }
 };
+template <class Task> TaskBatches(Task, Seed, Index, Index) -> TaskBatches<Task>;  // clang deduces aggregates from version 17 on
+template <class Task> TaskBatches(Task, Seed, Index, Index, Index) -> TaskBatches<Task>;
 
 /// The bytes of a file as tokens 0 to 255. Throws Error if it cannot be read.
 inline std::vector<Token> read_bytes(const std::string& path) {
