@@ -1,14 +1,18 @@
 // The model as a whole: names and counts, gradients, and the same logits whichever way the tokens are fed.
 #include <braid/braid.hpp>
+#include <braid/train/trainer.hpp>
 
 #include <allocations.hpp>
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <limits>
 #include <map>
 #include <string>
 #include <vector>
+
+#include <unistd.h>
 
 using namespace braid;
 
@@ -190,6 +194,43 @@ TEST_CASE("a steady step of training and one of decoding allocate nothing") {
   CHECK(allocations::count == before);
   decode();
   CHECK(allocations::count == before);
+}
+
+TEST_CASE_TEMPLATE("a steady step of the trainer allocates nothing", Recipe, AdamW, Muon) {
+  cpu::Context ctx;
+  CausalLm<tiny64> model(ctx, seed(3));
+  Trainer trainer(ctx, model, Recipe{}, {.progress = false});
+  const TokenBatch data{some_tokens(40), some_tokens(40, 2), Batch({0, 21, 22, 40})};
+  for (int i = 0; i < 2; ++i) trainer.step(data, 0.01);
+  const long before = allocations::count;
+  trainer.step(data, 0.01);
+  CHECK(allocations::count == before);
+}
+
+TEST_CASE_TEMPLATE("a hybrid that was interrupted and goes on from its checkpoint ends with the same bits", Recipe, AdamW, Muon) {
+  const auto folder = std::filesystem::temp_directory_path() / ("braid-hybrid-" + std::to_string(::getpid()));
+  std::filesystem::create_directories(folder);
+  cpu::Context ctx;
+  const auto source = [](Index step) {
+    const auto which = static_cast<std::uint64_t>(step);
+    return TokenBatch{some_tokens(30, which), some_tokens(30, which + 100), Batch({0, 11, 30})};
+  };
+  const auto train = [&](CausalLm<tiny>& model, Index steps, const char* name) {
+    Trainer trainer(ctx, model, Recipe{}, {.steps = steps, .checkpoint = folder / name, .progress = false});
+    const bool resumed = trainer.resume();
+    trainer.run(source, Wsd{.peak = 0.01, .warmup = 2, .steps = 8, .decay = 3});
+    return resumed;
+  };
+  CausalLm<tiny> whole(ctx, seed(3)), first(ctx, seed(3)), second(ctx, seed(77));  // seed 77: all must come from the file
+  CHECK_FALSE(train(whole, 8, "whole"));
+  CHECK_FALSE(train(first, 5, "part"));
+  CHECK(train(second, 8, "part"));
+  bool same = true, moved = false;
+  const float *expected = whole.parameters().values(), *found = second.parameters().values(), *before = first.parameters().values();
+  for (Index i = 0; i < whole.parameters().size(); ++i) same = same && found[i] == expected[i], moved = moved || found[i] != before[i];
+  CHECK(same);
+  CHECK(moved);
+  std::filesystem::remove_all(folder);
 }
 
 TEST_CASE("a slot that was reset is as good as new") {

@@ -163,7 +163,7 @@ TEST_CASE("a loss that is not a number stops the run; parameters and checkpoint 
   // A gradient that is infinite under a finite loss.
   good.in.value[0] = std::numeric_limits<float>::infinity();
   const auto poisoned = values(good);
-  CHECK_THROWS_AS(reference.step(cycle(0), 0.1), Error);
+  CHECK_THROWS_WITH_AS(reference.step(cycle(0), 0.1), doctest::Contains("training step 9: expected a finite loss and gradient, found loss"), Error);
   CHECK(std::memcmp(poisoned.data(), good.storage.values(), poisoned.size() * sizeof(float)) == 0);
 }
 
@@ -176,20 +176,23 @@ TEST_CASE("a bad checkpoint is refused and changes nothing") {
   trainer.run(cycle, schedule);
   const std::string whole = contents(path);
   const auto before = values(model);
-  auto refused = [&](const std::string& bytes) {
+  auto refused = [&](const std::string& bytes, const char* why) {
     std::ofstream(path, std::ios::binary) << bytes;
-    CHECK_THROWS_AS(trainer.resume(), Error);
+    CHECK_THROWS_WITH_AS(trainer.resume(), doctest::Contains(why), Error);
+    CHECK_THROWS_WITH_AS(trainer.resume(), doctest::Contains(path.c_str()), Error);
     CHECK(values(model) == before);
     CHECK(trainer.steps() == 3);
   };
-  for (std::size_t cut : {std::size_t{0}, std::size_t{7}, std::size_t{40}, whole.size() / 2, whole.size() - 1}) refused(whole.substr(0, cut));
-  refused("{\"step\": 3}, but no safetensors file at all");
+  for (std::size_t cut : {std::size_t{0}, std::size_t{7}}) refused(whole.substr(0, cut), "expected a safetensors file of at least 8 bytes, found ");
+  refused(whole.substr(0, 40), "expected a header within the file's 40 bytes, found a header length of ");
+  for (std::size_t cut : {whole.size() / 2, whole.size() - 1}) refused(whole.substr(0, cut), "bytes of data, found [");
+  refused("{\"step\": 3}, but no safetensors file at all", "expected a header of at most 100000000 bytes, found ");
   std::string marked = whole;  // the mark of another program
   marked.replace(marked.find("braid.training"), 14, "other.training");
-  refused(marked);
+  refused(marked, "expected a training checkpoint, format braid.training.1, found format other.training");
   std::string step = whole;
   step.replace(step.find("\"step\":\"3\"") + 8, 1, "x");
-  refused(step);
+  refused(step, "expected a step >= 0, found x");
 
   std::ofstream(path, std::ios::binary) << whole;
   CHECK(trainer.resume());
@@ -225,7 +228,7 @@ TEST_CASE("a full disk is an Error, and the last good checkpoint stays") {
   std::signal(SIGXFSZ, handler);
   JsonLog log("/dev/full");
   CHECK_THROWS_WITH_AS(log.write({{"step", 1}}), doctest::Contains("/dev/full"), Error);
-  CHECK_THROWS_AS(JsonLog((folder / "no" / "log").string()), Error);
+  CHECK_THROWS_WITH_AS(JsonLog((folder / "no" / "log").string()), doctest::Contains("no/log: expected a log file that can be written"), Error);
 }
 
 TEST_CASE("log lines are JSON whatever they hold") {
