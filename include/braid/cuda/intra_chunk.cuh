@@ -40,10 +40,11 @@ template <class Operand> __device__ __forceinline__ Quad multiply_quad(const Qua
 template <class Operand> __device__ __forceinline__ Quad negate_quad(const Quad& x) {
   return {{ptx::negate<Operand>(x.word[0]), ptx::negate<Operand>(x.word[1])}};
 }
-/// Four channels of a record's section a.
+/// Four channels of a record's section a, from a multiple of four on.
 __device__ __forceinline__ void store_decay(std::byte* section, int channel, const float (&total)[4]) {
-  *reinterpret_cast<float2*>(section + Record::decay_element(channel)) = make_float2(total[0], total[1]);
-  *reinterpret_cast<float2*>(section + Record::decay_element(channel + 2)) = make_float2(total[2], total[3]);
+  std::byte* const at = section + Record::decay_element(channel);
+  *reinterpret_cast<float2*>(at) = make_float2(total[0], total[1]);
+  *reinterpret_cast<float2*>(at + Record::decay_element(2)) = make_float2(total[2], total[3]);
 }
 /// tile += (rows k over rows q) columns^T.
 template <class Operand>

@@ -112,12 +112,10 @@ template <class C, class P> class Preparation {
       constexpr int rows = 32 / pieces;  // of one copy of the warp; the swizzle repeats after them
       const int first = lane.index / pieces, piece = lane.index % pieces;
       const ptx::Word to = ptx::shared_address(data + offset(first, 16 * piece));
-      const E* from = base + piece * (16 / static_cast<int>(sizeof(E)));
+      const E* from = base + static_cast<Index>(first) * row_stride + piece * (16 / static_cast<int>(sizeof(E)));
+      const Index step = static_cast<Index>(rows) * row_stride;
 #pragma unroll
-      for (int i = 0; i < pieces; ++i) {
-        const int row = first + i * rows;
-        ptx::copy16_async(to + i * rows * row_bytes, from + min(row, tokens - 1) * row_stride, row < tokens);
-      }
+      for (int i = 0; i < pieces; ++i, from += step) ptx::copy16_async(to + i * rows * row_bytes, from, first + i * rows < tokens);
     }
     /// Four channels (16 step + 4c ..) of token 8s + r.
     __device__ __forceinline__ auto read(const Lane& lane, int s, int step) const {
@@ -191,7 +189,7 @@ template <class C, class P> class Preparation {
 
   __device__ __forceinline__ Preparation(const PrepareArguments<T, G>& args, Storage& storage)
       : args_(args), storage_(storage), warp_(static_cast<int>(threadIdx.x) / 32 % P::warps), channel_(warp_ * warp_channels),
-        inputs_(storage.inputs[warp_]) {}
+        share_(args.value_heads / args.heads), inputs_(storage.inputs[warp_]) {}
 
   /// Prepares every `groups`-th batch of the `items` work items, from number `batch` on; item = slot * HV + head.
   __device__ __forceinline__ void run(int batch, int groups, int items) {
@@ -295,8 +293,7 @@ template <class C, class P> class Preparation {
   /// Starts reading the current item's q and k.
   __device__ __forceinline__ void load_keys(int buffer) {
     if (chunk_.tokens > 0) {
-      const int share = args_.value_heads == args_.heads ? head_ : head_ / (args_.value_heads / args_.heads);
-      const Index row = chunk_.first * args_.heads + share;
+      const Index row = chunk_.first * args_.heads + (share_ == 1 ? head_ : head_ / share_);
       Keys& keys = inputs_.keys[buffer];
       keys.q.load(args_.q + row * K + channel_, args_.heads * K, lane_, chunk_.tokens);
       keys.k.load(args_.k + row * K + channel_, args_.heads * K, lane_, chunk_.tokens);
@@ -326,23 +323,21 @@ template <class C, class P> class Preparation {
     __syncwarp();
     const Keys& keys = inputs_.keys[buffer_];
     const int tokens = chunk.tokens;
-    const int diagonal = 4 * lane_.r + lane_.r / 2;  // the lane that holds column r of row r
-    const bool odd = lane_.r & 1;
+    const bool diagonal = lane_.c == lane_.r / 2, odd = lane_.r & 1;  // this lane has column r of row r, as the second of its two
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
       float qq[4] = {}, kx[4] = {};
 #pragma unroll
       for (int i = 0; i < steps; ++i) {
         const uint2 q = keys.q.read(lane_, s, i), k = keys.k.read(lane_, s, i);
-        ptx::mma<T>(qq, q.x, 0, q.y, 0, q.x, q.y);
+        ptx::mma<T>(qq, q.x, k.x, q.y, k.y, q.x, q.y);  // its k.q half is of no use, but the operand serves both
         ptx::mma<T>(kx, q.x, k.x, q.y, k.y, k.x, k.y);
       }
-      auto pick = [&](float even_value, float odd_value) {
-        const float x = __shfl_sync(0xFFFFFFFFu, even_value, diagonal), y = __shfl_sync(0xFFFFFFFFu, odd_value, diagonal);
-        return odd ? y : x;
-      };
-      const float q2 = pick(qq[0], qq[1]), k2 = pick(kx[2], kx[3]), qk = pick(kx[0], kx[1]);
-      if (lane_.c < 3) storage_.norms[lane_.c][warp_][8 * s + lane_.r] = lane_.c == 0 ? q2 : lane_.c == 1 ? k2 : qk;
+      if (diagonal) {
+        storage_.norms[0][warp_][8 * s + lane_.r] = odd ? qq[1] : qq[0];
+        storage_.norms[1][warp_][8 * s + lane_.r] = odd ? kx[3] : kx[2];
+        storage_.norms[2][warp_][8 * s + lane_.r] = odd ? kx[1] : kx[0];
+      }
     }
     barrier();
     const int token = lane_.index;
@@ -483,10 +478,11 @@ template <class C, class P> class Preparation {
   __device__ __forceinline__ void write_rows(std::byte* record, const Strengths& token, int step, const Quad (&q)[4], const Quad (&k)[4],
                                              const float (&prefix)[4][4], const float (&suffix)[4][4], const float (&total)[4]) const {
     const int channel = channel_ + 16 * step + 4 * lane_.c;
+    std::byte* const first = record + Record::row_element(lane_.r, channel);  // eight rows further on the swizzle is the same
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
       const int row = 8 * s + lane_.r;
-      std::byte* at = record + Record::row_element(row, channel);
+      std::byte* at = first + (Record::row_element(8, 0) - Record::row_element(0, 0)) * s;
       const Quad before = pack_quad<Operand>(prefix[s]);
       store(at + C::record.qd(), multiply_quad<Operand>(q[s], before));
       if constexpr (C::strength == Strength::none && !C::unit_write)
@@ -561,6 +557,7 @@ template <class C, class P> class Preparation {
   Storage& storage_;
   Lane lane_;
   int warp_, channel_;  ///< the warp's first channel
+  int share_;           ///< value heads that share a key head
   Inputs& inputs_;
   Batches<P::heads> batches_;
   int buffer_ = 0;           ///< of the current item's keys

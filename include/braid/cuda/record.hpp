@@ -66,11 +66,13 @@ struct Record {
 
   /// Element (token, channel) of kd, qd or kg, in bytes from the section's start: the 128-byte swizzle of wgmma and TMA.
   BRAID_FN static constexpr int row_element(int token, int channel) {
-    return channel / 64 * panel_bytes + token * 128 + (((channel % 64 / 8) ^ (token & 7)) << 4) + channel % 8 * 2;
+    const auto c = static_cast<unsigned>(channel), piece = c % 64 / 8 ^ (static_cast<unsigned>(token) & 7);  // no division of negative numbers
+    return static_cast<int>(c / 64 * panel_bytes + (piece << 4) + c % 8 * 2) + token * 128;
   }
   /// Channel of a, in bytes: the four that a lane of a fragment has of 16 channels (2c, 2c + 1, and 8 more) lie together.
   BRAID_FN static constexpr int decay_element(int channel) {
-    return (channel / 16 * 4 + channel % 8 / 2) * 16 + channel / 8 % 2 * 8 + channel % 2 * 4;
+    const auto c = static_cast<unsigned>(channel);
+    return static_cast<int>((c / 16 * 4 + c % 8 / 2) * 16 + c / 8 % 2 * 8 + c % 2 * 4);
   }
   /// Element (row, column) of Z or T', in bytes: 8x8 cores of 128 bytes, cores of one row of cores adjacent.
   BRAID_FN static constexpr int square_element(int row, int column) {

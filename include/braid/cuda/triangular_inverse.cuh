@@ -9,15 +9,16 @@ namespace braid::cuda {
 
 /// Shared memory of one warp.
 struct alignas(16) InverseScratch {
+  static constexpr int row_floats = 20;
   union {
-    float matrix[chunk_tokens * 20 + 4];  ///< the diagonal blocks of Diag(e) M, read by the substitution
+    float matrix[chunk_tokens * row_floats + 4];  ///< the diagonal blocks of Diag(e) M, read by the substitution
     struct {
       unsigned char scaled[Record::square_bytes];  ///< diagonal blocks of T Diag(column), laid out as in the record
       unsigned char lower[512];                    ///< T11 alone, 2 x 2 cores
     } image;
   };
   /// Entry (row, column of its block). Rows are padded, and the blocks shifted, so that a broadcast read of one row of each meets no bank twice.
-  __device__ __forceinline__ float* entry(int row, int column) { return matrix + row * 20 + row / 16 * 4 + column; }
+  __device__ __forceinline__ float* entry(int row, int column) { return matrix + row * row_floats + row / 16 * 4 + column; }
 };
 
 /// Writes the record's T' section. `tiles` holds M, `rows` the strengths e of each token, `columns` the factors of T's columns.
@@ -45,10 +46,11 @@ __device__ __forceinline__ void write_inverse(const Lane& lane, const Tiles& til
   __syncwarp();
 
   const int block = lane.index >> 4, j = lane.index & 15;
+  const float* const first = scratch.entry(16 * block, 0);
   float x[16];  // column j of the block's inverse
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
-    const float* row = scratch.entry(16 * block + i, 0);
+    const float* row = first + i * InverseScratch::row_floats;
     float sum[4] = {i == j ? 1.f : 0.f, 0.f, 0.f, 0.f};
 #pragma unroll
     for (int m = 0; m < i; m += 4) {
@@ -63,17 +65,18 @@ __device__ __forceinline__ void write_inverse(const Lane& lane, const Tiles& til
   __syncwarp();
 
   const float factor = columns[lane.index];
+  unsigned char* const scaled_column = scratch.image.scaled + Record::square_element(16 * block, 16 * block + j);
+  unsigned char* const lower_column = scratch.image.lower + j / 8 * 128 + j % 8 * 2;
 #pragma unroll
   for (int i = 0; i < 16; i += 2) {
     const ptx::Word scaled = ptx::pack<Operand>(x[i] * factor, x[i + 1] * factor), plain = ptx::pack<Operand>(x[i], x[i + 1]);
 #pragma unroll
     for (int odd = 0; odd < 2; ++odd) {
       const int row = i + odd;
-      *reinterpret_cast<unsigned short*>(scratch.image.scaled + Record::square_element(16 * block + row, 16 * block + j)) =
+      *reinterpret_cast<unsigned short*>(scaled_column + Record::square_element(row, 0)) =
           static_cast<unsigned short>(odd ? scaled >> 16 : scaled);
       if (block == 1)
-        *reinterpret_cast<unsigned short*>(scratch.image.lower + (row / 8 * 2 + j / 8) * 128 + row % 8 * 16 + j % 8 * 2) =
-            static_cast<unsigned short>(odd ? plain >> 16 : plain);
+        *reinterpret_cast<unsigned short*>(lower_column + row / 8 * 256 + row % 8 * 16) = static_cast<unsigned short>(odd ? plain >> 16 : plain);
     }
   }
   __syncwarp();
