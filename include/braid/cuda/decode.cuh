@@ -1,7 +1,7 @@
 // Decoding: one token (or up to eight) for each of N sequences against a fp32 state in place. Any gate, any update, head sizes 64 and 128.
 #pragma once
 
-#include <braid/cuda/check.cuh>
+#include <braid/cuda/context.cuh>
 #include <braid/cuda/decode_kernel.cuh>
 
 namespace braid::cuda {
@@ -118,6 +118,7 @@ void launch_decode(cudaStream_t stream, const DecodeInputs<T, G>& in, const Deco
 /// on the others. Throws Error, before any launch, for arguments it cannot take.
 template <class Gate, class Update, class T, class G>
 void decode(cudaStream_t stream, const DecodeInputs<T, G>& in, const DecodeOutputs<T>& out) {
+  current_device();  // throws below compute capability 8.0
   if (in.sequences == 0) return;
   detail::check_decode<Gate, Update>(in, out);
   if (in.key_dim == 128 && in.value_dim == 128) detail::launch_decode<Gate, Update, 128, 128>(stream, in, out);

@@ -482,7 +482,7 @@ template <class C, class P> class Preparation {
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
       const int row = 8 * s + lane_.r;
-      std::byte* at = first + (Record::row_element(8, 0) - Record::row_element(0, 0)) * s;
+      std::byte* at = first + s * Record::row_element(8, 0);
       const Quad before = pack_quad<Operand>(prefix[s]);
       store(at + C::record.qd(), multiply_quad<Operand>(q[s], before));
       if constexpr (C::strength == Strength::none && !C::unit_write)

@@ -80,6 +80,7 @@ struct Record {
   }
 };
 
+static_assert(Record::row_element(29, 100) == Record::row_element(5, 100) + 3 * Record::row_element(8, 0));
 static_assert(Record{128, Strength::one}.bytes() == 29184 && Record{64, Strength::one}.bytes() == 16640);
 static_assert(Record{128, Strength::two}.bytes() % 16 == 0 && Record{64, Strength::none}.bytes() % 16 == 0);
 

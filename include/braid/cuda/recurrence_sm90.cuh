@@ -53,11 +53,11 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     if (threadIdx.x == 0) {
       for (int i = 0; i < Policy::stages; ++i) {
         storage_.full[i].init(1 + 32);
-        storage_.empty[i].init(Policy::consumers);
+        storage_.empty[i].init(32 * Policy::consumers);
       }
       for (int i = 0; i < output_buffers; ++i) {
         storage_.output_full[i].init(Policy::consumers);
-        storage_.output_empty[i].init(Policy::tiles);
+        storage_.output_empty[i].init(32 * Policy::tiles);
       }
       ptx::fence_barrier_init();
     }
@@ -137,8 +137,7 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
 #pragma unroll
       for (int i = 0; i < 8; ++i)
         piece[i] = *reinterpret_cast<const uint4*>(storage_.output[buffer][tile] + (lane_ / 8 + 4 * i) * Base::value_stride + lane_ % 8 * 16);
-      __syncwarp();
-      if (lane_ == 0) storage_.output_empty[buffer].arrive();
+      storage_.output_empty[buffer].arrive();
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const int token = lane_ / 8 + 4 * i;
@@ -213,8 +212,7 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       this->pack_words(operand, s);
       ptx::wgmma_pin(operand);  // packed before the wait for O
       ptx::wgmma_wait<0>();
-      __syncwarp();  // all lanes have read what they needed of the stage
-      if (lane_ == 0) storage_.empty[used.stage].arrive();
+      storage_.empty[used.stage].arrive();  // every lane for what it has read
       if constexpr (Outputs) {
         ptx::wgmma_pin(o);
         pass_output(o, chunk);
