@@ -63,9 +63,12 @@ template <int C> void forward(benchmark::State& state) {
   for (auto _ : state) cpu::linear_attention<LogDecay<>, DeltaRule, Chunkwise<C>>(ctx, p.in, p.out);
   count(state, flop(C, 1) * double(state.range(0)));
 }
-template <int C> void forward_backward(benchmark::State& state) {
+/// `Keeps`: the forward keeps what the backward needs, as training does; else the backward computes it again.
+template <int C, bool Keeps> void forward_backward(benchmark::State& state) {
   cpu::Context ctx(int(state.range(1)));
   Problem p(state.range(0));
+  std::vector<float> kept(static_cast<std::size_t>(Keeps ? cpu::linear_attention_kept<Chunkwise<C>>(ctx, p.in) : 0));
+  if (Keeps) p.out.kept = kept.data(), p.grad.kept = kept.data();
   for (auto _ : state) {
     cpu::linear_attention<LogDecay<>, DeltaRule, Chunkwise<C>>(ctx, p.in, p.out);
     cpu::linear_attention_backward<LogDecay<>, DeltaRule, Chunkwise<C>>(ctx, p.in, p.grad);
@@ -88,8 +91,10 @@ BENCHMARK(eigen_product)->Arg(32)->Arg(64);
 BENCHMARK(recurrent)->Apply(sizes);
 BENCHMARK(forward<32>)->Apply(sizes);
 BENCHMARK(forward<64>)->Apply(sizes);
-BENCHMARK(forward_backward<32>)->Apply(sizes);
-BENCHMARK(forward_backward<64>)->Apply(sizes);
+BENCHMARK(forward_backward<32, true>)->Apply(sizes);
+BENCHMARK(forward_backward<64, true>)->Apply(sizes);
+BENCHMARK(forward_backward<32, false>)->Apply(sizes);
+BENCHMARK(forward_backward<64, false>)->Apply(sizes);
 
 }  // namespace
 

@@ -173,6 +173,49 @@ TEST_CASE("an infinite log decay erases a channel") {
       for (float value : *x) REQUIRE(std::isfinite(value));
 }
 
+/// The results where the forward keeps what the backward needs.
+template <class Gate, class Update, class Form> LinearAttentionResults<double> kept_results(cpu::Context& ctx, const LinearAttentionProblem<double>& p) {
+  std::vector<double> kept(static_cast<std::size_t>(cpu::linear_attention_kept<Form>(ctx, p.inputs())), std::numeric_limits<double>::quiet_NaN());
+  LinearAttentionResults<double> r(p);
+  auto out = r.outputs();
+  auto gradients = r.gradients(p);
+  out.kept = kept.data(), gradients.kept = kept.data();
+  cpu::linear_attention<Gate, Update, Form>(ctx, p.inputs(), out);
+  cpu::linear_attention_backward<Gate, Update, Form>(ctx, p.inputs(), gradients);
+  return r;
+}
+
+// The forward multiplies the state by queries and keys at once, the sweep by keys alone: the same sums in another order, so a few units in
+// the last place of a sum of 16 to 128 terms.
+TEST_CASE_TEMPLATE("the backward of a forward that kept what it needs gives the same gradients", Form, Chunkwise<16>, Chunkwise<64>) {
+  for (int threads : {1, 8}) {  // 8: more threads than (sequence, head) pairs, so heads are cut into panels of columns
+    cpu::Context ctx(threads);
+    const auto compare = [&]<class Gate, class Update>(Gate, Update, const LinearAttentionSizes& shape) {
+      const auto p = random_problem<Gate, Update>(shape, 11);
+      check_worst(kept_results<Gate, Update, Form>(ctx, p).worst(cpu_results<Gate, Update, Form>(ctx, p), 1e-12));
+    };
+    for (const LinearAttentionSizes& shape : {LinearAttentionSizes{{63, 0, 1, 64, 65, 130}, 1, 2, 16, 24}, LinearAttentionSizes{{100}, 1, 1, 8, 48}}) {
+      compare(Kda{}, DeltaRule{}, shape);
+      compare(SoftplusGate{}, Normalized{}, shape);
+      compare(PerHead<SoftplusGate>{}, Additive{}, shape);
+      compare(Kda{}, Dplr{}, shape);
+    }
+  }
+}
+
+TEST_CASE("token by token nothing is kept") {
+  cpu::Context ctx;
+  const auto p = random_problem<Kda, DeltaRule>({{20}, 1, 1, 4, 4}, 9);
+  LinearAttentionResults<double> r(p);
+  CHECK(cpu::linear_attention_kept<Recurrent>(ctx, p.inputs()) == 0);
+  auto out = r.outputs();
+  auto gradients = r.gradients(p);
+  out.kept = r.o.data(), gradients.kept = r.o.data();
+  CHECK(error_of([&] { cpu::linear_attention<Kda, DeltaRule, Recurrent>(ctx, p.inputs(), out); }).find("no array `kept`") != std::string::npos);
+  CHECK(error_of([&] { cpu::linear_attention_backward<Kda, DeltaRule, Recurrent>(ctx, p.inputs(), gradients); }).find("no array `kept`") !=
+        std::string::npos);
+}
+
 TEST_CASE("a steady call allocates nothing") {
   cpu::Context ctx(1);
   const auto p = random_problem<SoftplusGate, DeltaRule>({{70, 20}, 1, 2, 16, 32}, 7).as<float>();

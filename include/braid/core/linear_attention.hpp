@@ -42,6 +42,7 @@ template <class T, class S = T> struct LinearAttentionInputs {
 template <class T, class S = T> struct LinearAttentionOutputs {
   T* o = nullptr;            ///< [T, HV, V]
   S* final_state = nullptr;  ///< [N, HV, K, V]; null: not wanted. May be the initial state's memory.
+  T* kept = nullptr;         ///< for the backward (cpu::linear_attention_kept values, chunkwise form alone); null: nothing is kept
 };
 
 /// Gradients: `d_o` and `d_final_state` come in, the others go out (overwritten; null: not wanted). Shapes as the inputs'.
@@ -51,6 +52,7 @@ template <class T, class S = T> struct LinearAttentionGradients {
   T *d_q = nullptr, *d_k = nullptr, *d_v = nullptr, *d_gate = nullptr, *d_beta = nullptr, *d_a = nullptr, *d_b = nullptr;
   S *d_A_log = nullptr, *d_dt_bias = nullptr;
   S* d_initial_state = nullptr;
+  const T* kept = nullptr;  ///< what the forward of the same inputs, form and context kept; null: it is computed again
 };
 
 /// The epsilon inside the root of the L2 norm of q and k (published model).

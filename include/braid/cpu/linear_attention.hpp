@@ -26,7 +26,8 @@ struct HeadTasks {
     const Index wanted = ctx.threads() / std::max<Index>(1, sequences * heads), packs = padded<T>(value_dim) / (2 * Pack<T>::lanes);
     panels = std::clamp<Index>(std::min(wanted, packs), 1, value_dim);
   }
-  Index count() const { return heads * panels * sequences; }
+  Index lanes() const { return heads * panels; }
+  Index count() const { return lanes() * sequences; }
   Index width() const { return panels == 1 ? value_dim : (value_dim + panels - 1) / panels; }
   Index longest() const {
     Index n = 0;
@@ -40,6 +41,16 @@ struct HeadTasks {
     return {sequence, begin, offsets[sequence + 1] - begin, head, head / group, column, end - column, lane};
   }
 };
+
+/// What `memory` of `linear_attention_kept` values holds for a task. Chunk c of sequence n is number offsets[n] / chunk + n + c: no two meet,
+/// and no sum over lengths is needed.
+template <class T, class Element>
+KeptChunks<Element> kept_chunks(const LinearAttentionInputs<T>& in, const HeadTasks& tasks, const HeadTask& task, Index chunk, Element* memory) {
+  const Index K = padded<T>(in.key_dim), V = padded<T>(tasks.width()), values = KeptChunks<T>::values(K, V, chunk);
+  if (memory == nullptr) return {nullptr, K, V, chunk, 0};
+  const Index lanes = tasks.lanes(), number = task.begin / chunk + task.sequence;
+  return {memory + (number * lanes + task.lane) * values, K, V, chunk, lanes * values};
+}
 
 /// Gates > 0 would let the state grow without bound: one pass over the array, before any work.
 template <class Gate, class T> void check_log_decay(const Context& ctx, const LinearAttentionInputs<T>& in, std::string_view where) {
@@ -89,6 +100,7 @@ BRAID_NOINLINE void run_forward(Context& ctx, const LinearAttentionInputs<T>& in
                                 [[maybe_unused]] Index chunk) {
   check_linear_attention<Gate, Update>(in);
   require(in.tokens == 0 || out.o != nullptr, "linear_attention", "the array `o`", "a null pointer");
+  require(!recurrent || out.kept == nullptr, "linear_attention", "no array `kept`: token by token nothing is kept", "one");
   check_log_decay<Gate>(ctx, in, "linear_attention");
   const std::array<Index, 2> whole{0, in.tokens};
   const HeadTasks tasks(ctx, in, whole);
@@ -102,7 +114,8 @@ BRAID_NOINLINE void run_forward(Context& ctx, const LinearAttentionInputs<T>& in
   } else {
     auto scratch = ctx.arena.take<T>(ctx.threads(), chunkwise_scratch<Gate, Update>(in, tasks.width(), chunk));
     parallel_for(ctx, tasks.count(), [&](Index i) {
-      chunkwise_forward<Gate, Update>(in, out, tasks[i], chunk, scratch.row(thread_number()));
+      const HeadTask task = tasks[i];
+      chunkwise_forward<Gate, Update>(in, out, task, chunk, kept_chunks(in, tasks, task, chunk, out.kept), scratch.row(thread_number()));
     });
   }
 }
@@ -113,10 +126,11 @@ BRAID_NOINLINE void run_backward(Context& ctx, const LinearAttentionInputs<T>& i
   constexpr auto where = "linear_attention_backward";
   check_linear_attention<Gate, Update>(in, where);
   require(in.tokens == 0 || out.d_o != nullptr, where, "the array `d_o`", "a null pointer");
+  require(!recurrent || out.kept == nullptr, where, "no array `kept`: token by token nothing is kept", "one");
   check_log_decay<Gate>(ctx, in, where);
   const std::array<Index, 2> whole{0, in.tokens};
   const HeadTasks tasks(ctx, in, whole);
-  const Index K = in.key_dim, lanes = tasks.heads * tasks.panels, G = decay_width<Gate>(K);
+  const Index K = in.key_dim, lanes = tasks.lanes(), G = decay_width<Gate>(K);
 
   auto scope = ctx.arena.scope();
   auto lane_array = [&](T* wanted, bool split, Index width) {
@@ -140,9 +154,12 @@ BRAID_NOINLINE void run_backward(Context& ctx, const LinearAttentionInputs<T>& i
       recurrent_backward<Gate, Update>(in, out, tasks[i], sink, longest, scratch.row(thread_number()));
     });
   } else {
-    auto scratch = ctx.arena.take<T>(ctx.threads(), chunkwise_backward_scratch<Gate, Update>(in, tasks.width(), chunk, longest));
+    const Index chunks = out.kept ? 0 : (longest + chunk - 1) / chunk;
+    auto scratch = ctx.arena.take<T>(ctx.threads(), chunkwise_backward_scratch<Gate, Update>(in, tasks.width(), chunk, chunks));
     parallel_for(ctx, tasks.count(), [&](Index i) {
-      chunkwise_backward<Gate, Update>(in, out, tasks[i], sink, chunk, longest, scratch.row(thread_number()));
+      const HeadTask task = tasks[i];
+      chunkwise_backward<Gate, Update>(in, out, task, sink, chunk, kept_chunks(in, tasks, task, chunk, out.kept), chunks,
+                                       scratch.row(thread_number()));
     });
   }
 
@@ -169,7 +186,20 @@ void linear_attention(Context& ctx, const LinearAttentionInputs<T>& in, const Li
   detail::run_forward<Gate, Update, detail::is_recurrent<Form>>(ctx, in, out, detail::chunk_of<Form>);
 }
 
-/// Gradients of `linear_attention` with respect to every input, recomputed from the inputs (nothing of the forward pass is kept).
+/// Values of type T that `linear_attention` keeps for the backward in this form: with LinearAttentionOutputs::kept its forward sweep is saved,
+/// for V (K + 2 C) values a chunk of C tokens and value head. 0 for Recurrent.
+template <class Form = Chunkwise<64>, class T> Index linear_attention_kept(const Context& ctx, const LinearAttentionInputs<T>& in) {
+  constexpr Index chunk = detail::chunk_of<Form>;
+  if constexpr (chunk == 0) return 0;
+  else {
+    const std::array<Index, 2> whole{0, in.tokens};
+    const detail::HeadTasks tasks(ctx, in, whole);
+    return (in.tokens / chunk + tasks.sequences) * tasks.lanes() *
+           detail::KeptChunks<T>::values(padded<T>(in.key_dim), padded<T>(tasks.width()), chunk);
+  }
+}
+
+/// Gradients of `linear_attention` with respect to every input, from the inputs and, if it is given, what the forward kept.
 /// Gradients not wanted are null; the others are overwritten. Errors as `linear_attention`. The same number of threads gives the same
 /// bits; when there are fewer (sequence, head) pairs than threads, gradients are summed over column panels in a fixed order.
 template <class Gate, class Update, class Form = Chunkwise<64>, class T>

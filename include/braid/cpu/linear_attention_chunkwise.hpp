@@ -24,6 +24,23 @@ template <class Gate, class Update, class T> struct ChunkScratch {
   }
 };
 
+/// What the reverse of a chunk needs of its forward: the state before it [K, V], and y and R of `chunk_forward`, [chunk, V] each.
+template <class T> struct KeptChunk {
+  T *start, *y, *R;
+};
+
+/// That of each chunk of a task. K and V are padded to whole packs.
+template <class T> struct KeptChunks {
+  T* first = nullptr;  ///< null: nothing is kept
+  Index K, V, chunk, stride;
+
+  static Index values(Index K, Index V, Index chunk) { return K * V + 2 * chunk * V; }
+  KeptChunk<T> operator[](Index c) const {
+    T* at = first + c * stride;
+    return {at, at + K * V, at + K * V + chunk * V};
+  }
+};
+
 /// Tokens of a chunk with the padding to whole blocks.
 inline Index whole_blocks(Index rows) { return (rows + block - 1) / block * block; }
 
@@ -84,18 +101,23 @@ void load_chunk(const Activation<Gate, Update, T>& activation, ChunkScratch<Gate
 /// The forward of one task, chunk by chunk.
 template <class Gate, class Update, class T>
 BRAID_NOINLINE void chunkwise_forward(const LinearAttentionInputs<T>& in, const LinearAttentionOutputs<T>& out, const HeadTask& task,
-                                      Index chunk, T* scratch) {
+                                      Index chunk, const KeptChunks<T>& kept, T* scratch) {
   Carve<T> carve(scratch);
   ChunkScratch<Gate, Update, T> s(carve, in, task.width, chunk, false);
   T* R = carve.take(chunk * s.tile.V);
   const Activation<Gate, Update, T> activation(in, task, s.tile);
-  const Index V = s.tile.V;
-  load_state(in, task, in.initial_state, s.tile.K, V, s.state);
-  for (Index first = 0; first < task.tokens; first += chunk) {
+  const Index K = s.tile.K, V = s.tile.V;
+  load_state(in, task, in.initial_state, K, V, s.state);
+  for (Index first = 0, c = 0; first < task.tokens; first += chunk, ++c) {
     const Index rows = std::min(chunk, task.tokens - first);
     load_chunk(activation, s, task.begin + first, rows);
-    if constexpr (update_is_dplr<Update>) dplr_chunk_forward(s, s.state, s.values, s.values + s.intra.tokens() * V);
-    else chunk_forward(s, s.state, s.values, s.values + s.intra.tokens() * V, R);
+    const Index n = s.intra.tokens();
+    T* y = s.values + n * V;
+    const KeptChunk<T> keep = kept.first ? kept[c] : KeptChunk<T>{nullptr, nullptr, R};
+    if (keep.start) std::copy_n(s.state, K * V, keep.start);
+    if constexpr (update_is_dplr<Update>) dplr_chunk_forward(s, s.state, s.values, y);
+    else chunk_forward(s, s.state, s.values, y, keep.R);
+    if (keep.y) std::copy_n(y, n * V, keep.y);
     store_values(in, task, s.values, task.begin + first, rows, V, out.o);
   }
   store_state(in, task, s.state, V, out.final_state);

@@ -1,4 +1,5 @@
-// The reverse of the chunkwise form: a forward sweep that keeps each chunk's starting state and pseudo values, then the chunks in reverse.
+// The reverse of the chunkwise form: unless the forward kept them, a forward sweep for each chunk's starting state and pseudo values; then
+// the chunks in reverse.
 #pragma once
 
 #include <braid/cpu/intra_chunk_backward.hpp>
@@ -11,15 +12,15 @@ template <class Gate, class Update, class T> struct ChunkBackwardScratch {
   ChunkScratch<Gate, Update, T> forward;
   IntraChunkBackward<Gate, Update, T> intra;
   TileGradients<Gate, Update, T> gradients;
-  T *starts, *y, *R;         // [chunks, K, V], [chunks, chunk, V] twice: what the forward sweep keeps
+  KeptChunks<T> sweep;       // of the longest sequence; room for none if the forward has kept them
   T *d_state, *d_rows, *d_R; // [K, V], [2 chunk, V], [chunk, V]
 
-  ChunkBackwardScratch(Carve<T>& carve, const LinearAttentionInputs<T>& in, Index width, Index chunk, Index longest)
+  ChunkBackwardScratch(Carve<T>& carve, const LinearAttentionInputs<T>& in, Index width, Index chunk, Index chunks)
       : forward(carve, in, width, chunk, true), intra(carve, forward.intra),
         gradients(carve, chunk, forward.tile.K, forward.tile.V) {
-    const Index chunks = (longest + chunk - 1) / chunk, V = forward.tile.V, size = forward.tile.K * V;
-    starts = carve.take(chunks * size), y = carve.take(chunks * chunk * V), R = carve.take(chunks * chunk * V);
-    d_state = carve.take(size), d_rows = carve.take(2 * chunk * V), d_R = carve.take(chunk * V);
+    const Index K = forward.tile.K, V = forward.tile.V, values = KeptChunks<T>::values(K, V, chunk);
+    sweep = {carve.take(chunks * values), K, V, chunk, values};
+    d_state = carve.take(K * V), d_rows = carve.take(2 * chunk * V), d_R = carve.take(chunk * V);
   }
 };
 
@@ -69,21 +70,32 @@ void chunk_backward(const ChunkBackwardScratch<Gate, Update, T>& s, const T* S, 
   s.intra.run(g);
 }
 
-/// The backward of one task, chunk by chunk.
+/// The forward of one task as far as its reverse needs it.
+template <class Gate, class Update, class T>
+void forward_sweep(const LinearAttentionInputs<T>& in, const HeadTask& task, const Activation<Gate, Update, T>& activation,
+                   ChunkScratch<Gate, Update, T>& s, Index chunk, const KeptChunks<T>& kept) {
+  const Index K = s.tile.K, V = s.tile.V;
+  load_state(in, task, in.initial_state, K, V, s.state);
+  for (Index first = 0, c = 0; first < task.tokens; first += chunk, ++c) {
+    load_chunk(activation, s, task.begin + first, std::min(chunk, task.tokens - first));
+    const KeptChunk<T> to = kept[c];
+    std::copy(s.state, s.state + K * V, to.start);
+    if constexpr (update_is_dplr<Update>) dplr_chunk_forward(s, s.state, static_cast<T*>(nullptr), to.y);
+    else chunk_forward(s, s.state, static_cast<T*>(nullptr), to.y, to.R);
+  }
+}
+
+/// The backward of one task, chunk by chunk. `kept` is what the forward kept, if anything; else a sweep finds room for `chunks` chunks.
 template <class Gate, class Update, class T>
 BRAID_NOINLINE void chunkwise_backward(const LinearAttentionInputs<T>& in, const LinearAttentionGradients<T>& out, const HeadTask& task,
-                                       const GradientSink<T>& sink, Index chunk, Index longest, T* scratch) {
+                                       const GradientSink<T>& sink, Index chunk, KeptChunks<const T> kept, Index chunks, T* scratch) {
   Carve<T> carve(scratch);
-  ChunkBackwardScratch<Gate, Update, T> s(carve, in, task.width, chunk, longest);
+  ChunkBackwardScratch<Gate, Update, T> s(carve, in, task.width, chunk, kept.first ? 0 : chunks);
   const Activation<Gate, Update, T> activation(in, task, s.forward.tile);
   const Index K = s.forward.tile.K, V = s.forward.tile.V;
-  T* S = s.forward.state;
-  load_state(in, task, in.initial_state, K, V, S);
-  for (Index first = 0, c = 0; first < task.tokens; first += chunk, ++c) {
-    load_chunk(activation, s.forward, task.begin + first, std::min(chunk, task.tokens - first));
-    std::copy(S, S + K * V, s.starts + c * K * V);
-    if constexpr (update_is_dplr<Update>) dplr_chunk_forward(s.forward, S, static_cast<T*>(nullptr), s.y + first * V);
-    else chunk_forward(s.forward, S, static_cast<T*>(nullptr), s.y + first * V, s.R + first * V);
+  if (!kept.first) {
+    forward_sweep(in, task, activation, s.forward, chunk, s.sweep);
+    kept = {s.sweep.first, K, V, chunk, s.sweep.stride};
   }
   load_state(in, task, out.d_final_state, K, V, s.d_state);
   for (Index c = (task.tokens + chunk - 1) / chunk; c-- > 0;) {
@@ -91,18 +103,18 @@ BRAID_NOINLINE void chunkwise_backward(const LinearAttentionInputs<T>& in, const
     load_chunk(activation, s.forward, task.begin + first, rows);
     load_values(in, task, out.d_o, task.begin + first, rows, V, s.d_rows);
     std::fill(s.d_rows + rows * V, s.d_rows + s.forward.intra.tokens() * V, T(0));
-    const T* start = s.starts + c * K * V;
-    if constexpr (update_is_dplr<Update>) dplr_chunk_backward(s, start, s.y + first * V, s.d_state);
-    else chunk_backward(s, start, s.y + first * V, s.R + first * V, s.d_state);
+    const KeptChunk<const T> at = kept[c];
+    if constexpr (update_is_dplr<Update>) dplr_chunk_backward(s, at.start, at.y, s.d_state);
+    else chunk_backward(s, at.start, at.y, at.R, s.d_state);
     activation.store(s.gradients, task.begin + first, rows, sink, out.d_v);
   }
   store_state(in, task, s.d_state, V, out.d_initial_state);
 }
 
 template <class Gate, class Update, class T>
-Index chunkwise_backward_scratch(const LinearAttentionInputs<T>& in, Index width, Index chunk, Index longest) {
+Index chunkwise_backward_scratch(const LinearAttentionInputs<T>& in, Index width, Index chunk, Index chunks) {
   Carve<T> carve;
-  ChunkBackwardScratch<Gate, Update, T>(carve, in, width, chunk, longest);
+  ChunkBackwardScratch<Gate, Update, T>(carve, in, width, chunk, chunks);
   return carve.used();
 }
 

@@ -98,36 +98,19 @@ template <Config C, class G, class U> struct LinearAttention {
     View<T, 2> q, k, v;           ///< after it
     View<T, 2> f_low, gate, beta, g_low, g;
     View<T, 2> o, gated;
+    View<T, 1> kept;              ///< of the chunkwise form, if it was taken
   };
 
-  /// y [tokens, hidden] = layer(x [tokens, hidden]), overwritten. With a cache, every sequence continues its slot's.
-  template <class Ctx> Saved forward(Ctx& ctx, View<const T, 2> x, const Batch& batch, View<T, 2> y, Cache* cache = nullptr) const {
-    require_shape(x, {batch.tokens(), hidden}, "LinearAttention: x");
-    Saved s;
-    s.q_in = project(ctx, x, q_proj);
-    s.k_in = project(ctx, x, k_proj);
-    s.v_in = project(ctx, x, v_proj);
-    s.q = convolve(ctx, s.q_in, q_conv, batch, cache ? cache->q_tail.view() : View<T, 3>{});
-    s.k = convolve(ctx, s.k_in, k_conv, batch, cache ? cache->k_tail.view() : View<T, 3>{});
-    s.v = convolve(ctx, s.v_in, v_conv, batch, cache ? cache->v_tail.view() : View<T, 3>{});
-    if constexpr (per_channel) s.f_low = project(ctx, x, f_a_proj), s.gate = project(ctx, s.f_low, f_b_proj);
-    if constexpr (per_head) s.gate = project(ctx, x, a_proj);
-    if constexpr (U::uses_beta) s.beta = project(ctx, x, b_proj);
-    s.o = ctx.arena.template take<T>(x.rows(), values);
-    mix(ctx, s, batch, cache);
-
-    s.gated = ctx.arena.template take<T>(x.rows(), values);
-    if constexpr (has_output_gate) {
-      s.g_low = project(ctx, x, g_a_proj), s.g = project(ctx, s.g_low, g_b_proj);
-      gated_norm<Activation, T>(ctx, per_value_head(s.o), per_value_head(s.g), o_norm.vector(), config_of<C>.norm_eps, per_value_head(s.gated));
-    } else {
-      rms_norm<T>(ctx, per_value_head(s.o), o_norm.vector(), config_of<C>.norm_eps, per_value_head(s.gated));
-    }
-    linear<T>(ctx, s.gated, o_proj.matrix(), y);
-    return s;
+  /// y [tokens, hidden] = layer(x [tokens, hidden]), overwritten. Keeps what `backward` needs.
+  template <class Ctx> Saved forward(Ctx& ctx, View<const T, 2> x, const Batch& batch, View<T, 2> y) const {
+    return run(ctx, x, batch, y, nullptr, true);
+  }
+  /// Inference. With a cache, every sequence continues its slot's.
+  template <class Ctx> void forward(Ctx& ctx, View<const T, 2> x, const Batch& batch, View<T, 2> y, Cache* cache) const {
+    run(ctx, x, batch, y, cache, false);
   }
 
-  /// dx [tokens, hidden] is overwritten, the parameters' gradients are added to. `saved` is of a forward without a cache.
+  /// dx [tokens, hidden] is overwritten, the parameters' gradients are added to.
   template <class Ctx>
   void backward(Ctx& ctx, View<const T, 2> x, const Batch& batch, const Saved& s, View<const T, 2> dy, View<T, 2> dx) {
     auto scope = ctx.arena.scope();
@@ -217,6 +200,34 @@ template <Config C, class G, class U> struct LinearAttention {
     return in;
   }
 
+  template <class Ctx> Saved run(Ctx& ctx, View<const T, 2> x, const Batch& batch, View<T, 2> y, Cache* cache, bool keep) const {
+    require_shape(x, {batch.tokens(), hidden}, "LinearAttention: x");
+    Saved s;
+    s.q_in = project(ctx, x, q_proj);
+    s.k_in = project(ctx, x, k_proj);
+    s.v_in = project(ctx, x, v_proj);
+    s.q = convolve(ctx, s.q_in, q_conv, batch, cache ? cache->q_tail.view() : View<T, 3>{});
+    s.k = convolve(ctx, s.k_in, k_conv, batch, cache ? cache->k_tail.view() : View<T, 3>{});
+    s.v = convolve(ctx, s.v_in, v_conv, batch, cache ? cache->v_tail.view() : View<T, 3>{});
+    if constexpr (per_channel) s.f_low = project(ctx, x, f_a_proj), s.gate = project(ctx, s.f_low, f_b_proj);
+    if constexpr (per_head) s.gate = project(ctx, x, a_proj);
+    if constexpr (U::uses_beta) s.beta = project(ctx, x, b_proj);
+    s.o = ctx.arena.template take<T>(x.rows(), values);
+    if (keep && batch.longest() > recurrent_tokens)
+      s.kept = ctx.arena.template take<T>(linear_attention_kept<Chunkwise<C.chunk>>(ctx, inputs(s, batch)));
+    mix(ctx, s, batch, cache);
+
+    s.gated = ctx.arena.template take<T>(x.rows(), values);
+    if constexpr (has_output_gate) {
+      s.g_low = project(ctx, x, g_a_proj), s.g = project(ctx, s.g_low, g_b_proj);
+      gated_norm<Activation, T>(ctx, per_value_head(s.o), per_value_head(s.g), o_norm.vector(), config_of<C>.norm_eps, per_value_head(s.gated));
+    } else {
+      rms_norm<T>(ctx, per_value_head(s.o), o_norm.vector(), config_of<C>.norm_eps, per_value_head(s.gated));
+    }
+    linear<T>(ctx, s.gated, o_proj.matrix(), y);
+    return s;
+  }
+
   /// Calls f(form): token by token if no sequence of the batch has more than `limit` tokens.
   template <class F> static void with_form(const Batch& batch, Index limit, F&& f) {
     if (batch.longest() <= limit)
@@ -230,7 +241,7 @@ template <Config C, class G, class U> struct LinearAttention {
     auto scope = ctx.arena.scope();
     auto in = inputs(s, batch);
     LinearAttentionOutputs<T> out;
-    out.o = s.o.data;
+    out.o = s.o.data, out.kept = s.kept.data;
     View<T, 4> states;
     bool neighbours = true;
     if (cache) {
@@ -261,6 +272,7 @@ template <Config C, class G, class U> struct LinearAttention {
       d_rate = ctx.arena.template take<T>(heads), d_bias = ctx.arena.template take<T>(decays);
       d.d_A_log = d_rate.data, d.d_dt_bias = d_bias.data;
     }
+    d.kept = s.kept.data;
     const auto in = inputs(s, batch);
     with_form(batch, recurrent_backward_tokens, [&]<class Form>(Form) { linear_attention_backward<G, U, Form>(ctx, in, d); });
     if constexpr (has_rate) {
