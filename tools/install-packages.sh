@@ -5,7 +5,7 @@ set -euo pipefail
 
 packages=(g++ cmake ninja-build pkg-config libeigen3-dev nlohmann-json3-dev libpcre2-dev libcli11-dev libpng-dev)
 if [ "${1:-all}" = all ]; then
-  packages+=(doctest-dev libbenchmark-dev clang git python3)
+  packages+=(doctest-dev libbenchmark-dev clang libclang-rt-dev git python3)
 fi
 
 missing=()
