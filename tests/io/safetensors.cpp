@@ -106,6 +106,9 @@ TEST_CASE("every type is written and read again") {
   CHECK(has(error_of([&] { file.read("x", middle, 3); }), "3 elements"));
   CHECK(has(error_of([&] { file.read(file.at("x"), 4, 3, middle); }), "range within"));
   CHECK(has(error_of([&] { write_safetensors(path, std::vector{sources[0], sources[0]}); }), "x twice"));
+  CHECK(has(error_of([&] { write_safetensors(path, std::vector{tensor_source("a\xff", {1}, x.data())}); }), "names and metadata in UTF-8"));
+  CHECK(has(error_of([&] { write_safetensors(path, sources, {{"note", "\xc3"}}); }), "names and metadata in UTF-8"));
+  CHECK_EQ(SafetensorsFile(path).metadata(), file.metadata());  // what was there is untouched
 }
 
 TEST_CASE("large tensors are converted block by block") {

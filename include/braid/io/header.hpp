@@ -40,16 +40,9 @@ inline std::string shape_text(const std::vector<Index>& shape) {
 }
 
 namespace detail {
-/// A value as a message shows it.
-inline std::string described(const Json& json) {
-  if (json.is_string()) return '"' + json.get_ref<const std::string&>() + '"';
-  if (json.is_number_integer()) return std::to_string(json.get<std::int64_t>());
-  if (json.is_number_float()) return std::to_string(json.get<double>());
-  return json.type_name();
-}
-
 inline std::uint64_t unsigned_number(const Json& json, const std::string& where, std::string_view what) {
-  require(json.is_number_unsigned(), where, braid::detail::text(what, " that are whole numbers >= 0 below 2^64"), described(json));
+  require(json.is_number_unsigned(), where, braid::detail::text(what, " that are whole numbers >= 0 below 2^64"),
+          json.dump(-1, ' ', true, Json::error_handler_t::replace));
   return json.get<std::uint64_t>();
 }
 
@@ -72,7 +65,7 @@ inline TensorInfo parse_tensor(const std::string& name, const Json& json, std::u
   TensorInfo tensor{name, Stored::f32, {}, 0, 0};
   const Json &dtype = json["dtype"], &shape = json["shape"], &offsets = json["data_offsets"];
   require(dtype.is_string() && find_stored(dtype.get_ref<const std::string&>(), tensor.type), where,
-          "a dtype of BOOL, U8 to U64, I8 to I64, F16, BF16, F32, F64", described(dtype));
+          "a dtype of BOOL, U8 to U64, I8 to I64, F16, BF16, F32, F64", dtype.dump(-1, ' ', true, Json::error_handler_t::replace));
   require(shape.is_array() && shape.size() <= 16, where, "a shape of at most 16 extents", shape.type_name());
   for (const Json& extent : shape) {
     const std::uint64_t value = unsigned_number(extent, where, "extents");
