@@ -46,7 +46,7 @@ namespace {
 
 struct Arguments {
   std::string text, folder = ".";
-  std::vector<std::string> only;
+  std::vector<std::string> only{"3:1", "0:1", "1:1", "7:1", "15:1", "no-gate", "swish-gate", "no-convolution"};
   braid::Index steps = 200, length = 128, sequences = 8, every = 20, threads = 0;
   double rate = 5e-3;
   std::uint64_t seed = 1;
@@ -67,7 +67,7 @@ struct Text {
 template <braid::Config C>
 void measure(braid::cpu::Context& cpu, const Arguments& args, const Text& text, const std::string& name, braid::JsonLog& log,
              braid::plot::Chart& chart) {
-  if (!args.only.empty() && std::find(args.only.begin(), args.only.end(), name) == args.only.end()) return;
+  if (!braid::chosen(args.only, name)) return;
   using Model = braid::CausalLm<C>;
   Model model(cpu, braid::seed(args.seed));
   const braid::StreamBatches train{text.train, braid::seed(args.seed + 1), args.sequences, args.length};
@@ -95,7 +95,7 @@ int main(int argc, char** argv) try {
   Arguments args;
   braid::Options options("Table 1 on a text file of your own: layer ratios and parts of the KDA layer, compared by perplexity per byte.");
   options.need("text", args.text, braid::Existing::file, "Any file; its bytes are the tokens, its last tenth is held out");
-  options.add("--only", args.only, {"3:1", "0:1", "1:1", "7:1", "15:1", "no-gate", "swish-gate", "no-convolution"}, "Some of the variants");
+  options.add("--only", args.only, args.only, "Some of the variants");
   options.add("--steps", args.steps, braid::counts, "Training steps of each variant");
   options.add("--length", args.length, braid::counts, "Tokens per sequence");
   options.add("--sequences", args.sequences, braid::counts, "Sequences per step");

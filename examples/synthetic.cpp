@@ -45,8 +45,6 @@ struct Arguments {
   std::string folder = ".";
 };
 
-bool among(const std::vector<std::string>& names, const std::string& name) { return std::find(names.begin(), names.end(), name) != names.end(); }
-
 /// Trains one model on one task and returns its accuracy on held-out sequences as a curve.
 template <class Model, class Task>
 braid::plot::Series learn(braid::cpu::Context& cpu, const Arguments& args, const std::string& task_name, const Task& task,
@@ -72,10 +70,10 @@ braid::plot::Series learn(braid::cpu::Context& cpu, const Arguments& args, const
 
 /// All mixers on one task; draws their curves.
 template <class Task> void compare(braid::cpu::Context& cpu, const Arguments& args, const std::string& name, const Task& task, braid::JsonLog& log) {
-  if (!among(args.tasks, name)) return;
+  if (!braid::chosen(args.tasks, name)) return;
   braid::plot::Chart chart{.title = name + ", " + std::to_string(args.length) + " tokens", .x_label = "step", .y_label = "accuracy"};
   const auto add = [&]<class Model>(std::type_identity<Model>, const std::string& mixer) {
-    if (among(args.mixers, mixer)) chart.series.push_back(learn<Model>(cpu, args, name, task, mixer, log));
+    if (braid::chosen(args.mixers, mixer)) chart.series.push_back(learn<Model>(cpu, args, name, task, mixer, log));
   };
   add(std::type_identity<Kda>{}, "kda");
   add(std::type_identity<Gdn>{}, "gdn");

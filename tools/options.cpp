@@ -2,6 +2,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
+
 namespace braid {
 
 namespace {
@@ -9,6 +11,8 @@ const CLI::Validator& check_of(Existing kind) {
   return kind == Existing::file ? static_cast<const CLI::Validator&>(CLI::ExistingFile) : CLI::ExistingDirectory;
 }
 }  // namespace
+
+bool chosen(const std::vector<std::string>& words, const std::string& word) { return std::find(words.begin(), words.end(), word) != words.end(); }
 
 Options::Options(const std::string& description) : app_(std::make_unique<CLI::App>(description)) {}
 Options::~Options() = default;

@@ -24,6 +24,9 @@ template <class T> struct Range {
 inline constexpr Range<Index> counts{1, Index{1} << 30}, counts_or_zero{0, Index{1} << 30};
 inline constexpr Range<double> rates{1e-6, 1e3}, zero_or_more{0, 1e9};
 
+/// Whether a word is among those given to an option that takes several.
+bool chosen(const std::vector<std::string>& words, const std::string& word);
+
 /// The options of a program. Each is given the variable that it sets, whose value at that time is the default.
 class Options {
  public:

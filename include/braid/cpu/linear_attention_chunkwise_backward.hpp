@@ -85,12 +85,12 @@ void forward_sweep(const LinearAttentionInputs<T>& in, const HeadTask& task, con
   }
 }
 
-/// The backward of one task, chunk by chunk. `kept` is what the forward kept, if anything; else a sweep finds room for `chunks` chunks.
+/// The backward of one task, chunk by chunk. `kept` is what the forward kept; if nothing, a sweep does, of at most `chunks` chunks (else 0).
 template <class Gate, class Update, class T>
 BRAID_NOINLINE void chunkwise_backward(const LinearAttentionInputs<T>& in, const LinearAttentionGradients<T>& out, const HeadTask& task,
                                        const GradientSink<T>& sink, Index chunk, KeptChunks<const T> kept, Index chunks, T* scratch) {
   Carve<T> carve(scratch);
-  ChunkBackwardScratch<Gate, Update, T> s(carve, in, task.width, chunk, kept.first ? 0 : chunks);
+  ChunkBackwardScratch<Gate, Update, T> s(carve, in, task.width, chunk, chunks);
   const Activation<Gate, Update, T> activation(in, task, s.forward.tile);
   const Index K = s.forward.tile.K, V = s.forward.tile.V;
   if (!kept.first) {

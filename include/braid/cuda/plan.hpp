@@ -41,6 +41,10 @@ struct SideBySide {
   }
 };
 
+static_assert(SideBySide::make(132, 1, 22, 128).tiles == 1 && SideBySide::make(132, 1, 22, 128).blocks == 44);
+static_assert(SideBySide::make(132, 1, 33, 128).tiles == 2 && SideBySide::make(132, 1, 33, 128).blocks == 33);
+static_assert(SideBySide::make(132, 2, 17, 128).blocks == 0 && SideBySide::make(132, 1, 45, 64).blocks == 0);
+
 /// Sections of the workspace of `linear_attention`, in bytes from its start: the records, a flag for each, maps and
 /// states of segments, a copy of the initial states.
 struct PrefillPlan {
