@@ -171,6 +171,19 @@ TEST_CASE("values from 1e-4 to 1e4 keep their relative error; bf16 operands take
   check<Channel, DeltaRule, __half, float, __half>({ragged, 1, 1, 64, 64}, Kind::slow, GateForm::given, "fp16 inputs");
 }
 
+TEST_CASE("large keys that are not normalised, beside decays to nothing") {
+  if (!gpu()) return;
+  Problem p = make_problem({ragged, 1, 1, 128, 64}, Kind::forget);
+  p.normalize = false;
+  for (float& x : p.k) x = round_bf16(x * 1e3f);
+  Prefill<Channel, Additive> call(p);
+  for (Path path : {Path::portable, Path::automatic}) {
+    call.run(path);
+    CHECK(call.errors().o <= 2.5e-3);
+    CHECK(call.errors().state <= 1.5e-3);
+  }
+}
+
 TEST_CASE_TEMPLATE("splitting a sequence", Update, DeltaRule, Dplr) {
   if (!gpu()) return;
   const Index T = 160;

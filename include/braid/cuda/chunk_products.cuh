@@ -14,13 +14,14 @@ template <class Operand> struct ChunkProducts {
   __device__ __forceinline__ explicit ChunkProducts(int lane) : row(lane % 8), half(lane / 8 % 2), quarter(lane / 16) {}
 
   /// d += A rows^T: rows is [32][16 Steps] swizzled (kd, qd), its tokens become columns.
-  template <int Steps> __device__ __forceinline__ void add_rows(float (&d)[16], const Word (&a)[4 * Steps], Word rows) const {
+  template <int Steps>
+  __device__ __forceinline__ void add_rows(float (&d)[16], const Word (&a)[4 * Steps], Word rows, int panel = Record::panel_bytes) const {
 #pragma unroll
     for (int i = 0; i < Steps; ++i)
 #pragma unroll
       for (int pair = 0; pair < 2; ++pair) {
         Word b[4];
-        ptx::ldmatrix(b, rows + i / 4 * Record::panel_bytes + (16 * pair + 8 * quarter + row) * 128 + (((2 * (i % 4) + half) ^ row) << 4));
+        ptx::ldmatrix(b, rows + i / 4 * panel + (16 * pair + 8 * quarter + row) * 128 + (((2 * (i % 4) + half) ^ row) << 4));
         two(d + 8 * pair, a + 4 * i, b);
       }
   }

@@ -1,7 +1,9 @@
 // Preparation for general DPLR: two warps turn 32 tokens of one value head into a DplrRecord, one for the columns a, one for k.
 //
-// Binary splitting as in intra_chunk.cuh, with rows b (their reference excludes the token itself) and q against the warp's column:
-// every factor is still a product of decays, <= 1. The two columns share no accumulator, so two warps cost little more than one.
+// Binary splitting: level l = 1, 2, 4, 8, 16 pairs the right half of every block of 2l tokens with its left half; with the border between them
+// as reference every factor is a product of decays, <= 1 whatever the gate does. Levels 1, 2, 4 lie across lanes inside a slot, level 8 pairs
+// slots (0, 1) and (2, 3), level 16 {0, 1} with {2, 3}. Rows are b (their reference excludes the token itself) and q, against the warp's
+// column; the two columns share no accumulator, so two warps cost little more than one.
 #pragma once
 
 #include <braid/core/linear_attention.hpp>
@@ -40,9 +42,7 @@ template <class T_, class G_, class Gate_, int KeyDim, class Operand_ = __half> 
 };
 
 /// Binary splitting of two rows, b and q, against one column x. Tiles hold b rows in d[0], d[1] and q rows in d[2], d[3].
-template <class Operand> struct DplrSplitting : BinarySplitting<Operand> {
-  using Base = BinarySplitting<Operand>;
-
+template <class Operand> struct DplrSplitting : TileSums {
   /// Adds 16 channels. On entry `prefix` holds alpha; on return prefix = P, before = Px, suffix = X of the chunk, `total` = P_31.
   __device__ __forceinline__ void step(const Lane& lane, const Quad (&b)[4], const Quad (&q)[4], const Quad (&x)[4], float (&prefix)[4][4],
                                        float (&before)[4][4], float (&suffix)[4][4], float (&total)[4]) {
@@ -54,7 +54,7 @@ template <class Operand> struct DplrSplitting : BinarySplitting<Operand> {
       inner_level<0>(lane, b[s], q[s], x[s], prefix[s], before[s], suffix[s], level[0]);
       inner_level<1>(lane, b[s], q[s], x[s], prefix[s], before[s], suffix[s], level[1]);
       inner_level<2>(lane, b[s], q[s], x[s], prefix[s], before[s], suffix[s], level[2]);
-      this->add_levels(lane, s, level);
+      add_levels(lane, s, level);
     }
     float all[4][4];
 #pragma unroll
@@ -63,7 +63,7 @@ template <class Operand> struct DplrSplitting : BinarySplitting<Operand> {
       for (int i = 0; i < 4; ++i) all[s][i] = prefix[s][i] * suffix[s][i];
 #pragma unroll
     for (int s = 0; s < 4; s += 2) {  // level 8: slot s + 1 against slot s
-      multiply_tile<Operand>(this->outer[Base::below(s + 1, s)], scaled(b[s + 1], before[s + 1]), scaled(q[s + 1], prefix[s + 1]),
+      multiply_tile<Operand>(outer[below(s + 1, s)], scaled(b[s + 1], before[s + 1]), scaled(q[s + 1], prefix[s + 1]),
                              scaled(x[s], suffix[s]));
 #pragma unroll
       for (int i = 0; i < 4; ++i) prefix[s + 1][i] *= all[s][i], before[s + 1][i] *= all[s][i], suffix[s][i] *= all[s + 1][i];
@@ -73,7 +73,7 @@ template <class Operand> struct DplrSplitting : BinarySplitting<Operand> {
     for (int s = 2; s < 4; ++s) {  // level 16: slots 2, 3 against slots 0, 1
       const Quad row_b = scaled(b[s], before[s]), row_q = scaled(q[s], prefix[s]);
 #pragma unroll
-      for (int t = 0; t < 2; ++t) multiply_tile<Operand>(this->outer[Base::below(s, t)], row_b, row_q, column[t]);
+      for (int t = 0; t < 2; ++t) multiply_tile<Operand>(outer[below(s, t)], row_b, row_q, column[t]);
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -84,11 +84,31 @@ template <class Operand> struct DplrSplitting : BinarySplitting<Operand> {
     }
   }
 
+  /// All tiles, with `qk` = q_i . k_i of each token on the diagonal of Z.
+  __device__ __forceinline__ Tiles tiles(const Lane& lane, const float (&qk)[32]) const {
+    Tiles out = TileSums::tiles(lane);
+#pragma unroll
+    for (int s = 0; s < 4; ++s)
+#pragma unroll
+      for (int d = 2; d < 4; ++d)
+        if (lane.r == 2 * lane.c + (d & 1)) out.tile[Tiles::at(s, s)][d] = qk[8 * s + lane.r];
+    return out;
+  }
+
   __device__ __forceinline__ static Quad scaled(const Quad& x, const float (&factor)[4]) {
     return multiply_quad<Operand>(x, pack_quad<Operand>(factor));
   }
 
  private:
+  /// Adds to a tile on the diagonal the products of levels 1, 2 and 4, each valid where the highest bit of row ^ column is its level.
+  __device__ __forceinline__ void add_levels(const Lane& lane, int s, const float (&level)[3][4]) {
+#pragma unroll
+    for (int d = 0; d < 4; ++d) {
+      const int differ = lane.r ^ (2 * lane.c + (d & 1));
+      diagonal[s][d] += differ >= 4 ? level[2][d] : differ >= 2 ? level[1][d] : level[0][d];
+    }
+  }
+
   template <int Level>
   __device__ __forceinline__ static void inner_level(const Lane& lane, const Quad& b, const Quad& q, const Quad& x, float (&prefix)[4],
                                                      float (&before)[4], float (&suffix)[4], float (&tile)[4]) {

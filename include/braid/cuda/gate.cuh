@@ -1,4 +1,4 @@
-// Gates on the device: alpha = exp(log decay) straight from the raw input, in base 2, with three special functions at most.
+// Gates on the device: log2 alpha straight from the raw input, with two special functions at most, and alpha itself with one more.
 #pragma once
 
 #include <braid/core/gate.hpp>
@@ -6,39 +6,46 @@
 
 namespace braid::cuda {
 
-/// alpha of one decay of one head. Any gate: through its `log_decay<float>`. Built from rate = exp(A_log) and bias = dt_bias.
-template <class Gate> struct DecayFactor {
+/// log2 alpha of one decay of one head. Any gate: through its `log_decay<float>`. Built from rate = exp(A_log) and bias = dt_bias.
+template <class Gate> struct LogDecayFactor {
   float rate, bias;
-  __device__ DecayFactor(float rate, float bias) : rate(rate), bias(bias) {}
-  __device__ float operator()(float x) const { return ptx::exp2(ptx::log2_e * Gate::template log_decay<float>(x, rate, bias)); }
+  __device__ LogDecayFactor(float rate, float bias) : rate(rate), bias(bias) {}
+  __device__ float operator()(float x) const { return ptx::log2_e * Gate::template log_decay<float>(x, rate, bias); }
 };
 
-/// exp(-rate * softplus(x + bias)) = 2^(-rate * log2(1 + 2^z)) with z = (x + bias) log2 e. Splitting off max(z, 0) keeps 2^z <= 1.
-template <> struct DecayFactor<SoftplusGate> {
+/// -rate * softplus(x + bias) / log 2 = -rate * log2(1 + 2^z) with z = (x + bias) log2 e. Splitting off max(z, 0) keeps 2^z <= 1.
+template <> struct LogDecayFactor<SoftplusGate> {
   float rate, offset;
-  __device__ DecayFactor(float rate, float bias) : rate(-rate), offset(bias * ptx::log2_e) {}
+  __device__ LogDecayFactor(float rate, float bias) : rate(-rate), offset(bias * ptx::log2_e) {}
   __device__ float operator()(float x) const {
     const float z = fmaf(x, ptx::log2_e, offset);
-    return ptx::exp2(rate * (fmaxf(z, 0.f) + ptx::log2(1.f + ptx::exp2(-fabsf(z)))));
+    return rate * (fmaxf(z, 0.f) + ptx::log2(1.f + ptx::exp2(-fabsf(z))));
   }
 };
 
-/// exp(Floor * sigmoid(rate * (x + bias))).
-template <int Floor> struct DecayFactor<BoundedGate<Floor>> {
+/// Floor * sigmoid(rate * (x + bias)) / log 2, the constants inside the division.
+template <int Floor> struct LogDecayFactor<BoundedGate<Floor>> {
   float slope, offset;
-  __device__ DecayFactor(float rate, float bias) : slope(-rate * ptx::log2_e), offset(-rate * ptx::log2_e * bias) {}
+  __device__ LogDecayFactor(float rate, float bias) : slope(-rate * ptx::log2_e), offset(-rate * ptx::log2_e * bias) {}
   __device__ float operator()(float x) const {
-    return ptx::exp2(Floor * ptx::log2_e * ptx::reciprocal(1.f + ptx::exp2(fmaf(x, slope, offset))));
+    constexpr float unit = 1.f / (Floor * ptx::log2_e);
+    return ptx::reciprocal(fmaf(ptx::exp2(fmaf(x, slope, offset)), unit, unit));
   }
 };
 
-template <class Gate> struct DecayFactor<PerHead<Gate>> : DecayFactor<Gate> {
-  using DecayFactor<Gate>::DecayFactor;
+template <class Gate> struct LogDecayFactor<PerHead<Gate>> : LogDecayFactor<Gate> {
+  using LogDecayFactor<Gate>::LogDecayFactor;
 };
 
-template <Decay D> struct DecayFactor<LogDecay<D>> {
-  __device__ DecayFactor(float, float) {}
-  __device__ float operator()(float x) const { return ptx::exp2(x * ptx::log2_e); }
+template <Decay D> struct LogDecayFactor<LogDecay<D>> {
+  __device__ LogDecayFactor(float, float) {}
+  __device__ float operator()(float x) const { return x * ptx::log2_e; }
+};
+
+/// alpha of one decay of one head.
+template <class Gate> struct DecayFactor : LogDecayFactor<Gate> {
+  using LogDecayFactor<Gate>::LogDecayFactor;
+  __device__ float operator()(float x) const { return ptx::exp2(LogDecayFactor<Gate>::operator()(x)); }
 };
 
 }  // namespace braid::cuda

@@ -24,7 +24,8 @@ template <class T, class G = T> struct PrefillInputs {
   const T* q = nullptr;  ///< [T, H, K]
   const T* k = nullptr;  ///< [T, H, K]
   const T* v = nullptr;  ///< [T, HV, V]
-  /// Per channel [T, HV, K], per head [T, HV]; null without decay. The gate's raw input or (LogDecay) log alpha itself.
+  /// Per channel [T, HV, K], per head [T, HV]; null without decay. The gate's raw input or (LogDecay) log alpha itself. Per channel, alpha
+  /// below 2^-27 is taken for 2^-27, which changes the state by an eighth of its rounding in fp32 (chunk_matrices.cuh).
   const G* gate = nullptr;
   const G* beta = nullptr;  ///< [T, HV]; null for updates that use none
 

@@ -6,8 +6,8 @@
 #pragma once
 
 #include <braid/core/linear_attention.hpp>
+#include <braid/cuda/chunk_matrices.cuh>
 #include <braid/cuda/gate.cuh>
-#include <braid/cuda/intra_chunk.cuh>
 #include <braid/cuda/ptx/barrier.cuh>
 #include <braid/cuda/ptx/memory.cuh>
 #include <braid/cuda/triangular_inverse.cuh>
@@ -61,6 +61,7 @@ BRAID_FN ChunkRange find_chunk(const Index* offsets, Index tokens, int sequences
 /// thread. A block of three groups leaves no room for another kernel's.
 template <int Heads = 4, int Groups = 1> struct PreparePolicy {
   static constexpr int warps = 4, heads = Heads, groups = Groups, threads = Groups * warps * 32, registers = 168;
+  static constexpr unsigned start_apart = 1500;  // nanoseconds
   static_assert(Heads <= warps && Heads % 2 == 0 && 3 * warps * 32 * registers <= 65536);
 };
 
@@ -120,7 +121,8 @@ template <class C, class P> class Preparation {
     /// Four channels (16 step + 4c ..) of token 8s + r.
     __device__ __forceinline__ auto read(const Lane& lane, int s, int step) const {
       using Four = std::conditional_t<sizeof(E) == 4, float4, uint2>;
-      return *reinterpret_cast<const Four*>(data + offset(8 * s + lane.r, (16 * step + 4 * lane.c) * static_cast<int>(sizeof(E))));
+      const unsigned char* const first = data + offset(lane.r, (16 * step + 4 * lane.c) * static_cast<int>(sizeof(E)));
+      return *reinterpret_cast<const Four*>(first + 8 * s * row_bytes);  // eight rows further on the swizzle is the same
     }
     __device__ __forceinline__ void read(float (&x)[4], const Lane& lane, int s, int step) const {
       const auto four = read(lane, s, step);
@@ -140,10 +142,16 @@ template <class C, class P> class Preparation {
     static constexpr int tiles_in_keys = sizeof(Keys) / (32 * sizeof(float4));
     Keys keys[2];
     std::conditional_t<decay == Decay::per_channel, Rows<G>, char> gate;
+    float bias[raw_gate && decay == Decay::per_channel ? warp_channels : 4];  ///< dt_bias
     float4 more[10 - tiles_in_keys][32];
 
     __device__ __forceinline__ float4* part(int buffer, int tile) {
       return tile < tiles_in_keys ? reinterpret_cast<float4*>(&keys[buffer]) + tile * 32 : more[tile - tiles_in_keys];
+    }
+    /// Before the parts are written.
+    __device__ __forceinline__ typename ChunkDecays<Operand>::Scratch& decays() {
+      static_assert(sizeof(more) >= sizeof(typename ChunkDecays<Operand>::Scratch));
+      return *reinterpret_cast<typename ChunkDecays<Operand>::Scratch*>(&more);
     }
     __device__ __forceinline__ InverseScratch& scratch(int buffer) {
       if constexpr (sizeof(Keys) >= sizeof(InverseScratch)) {
@@ -154,23 +162,17 @@ template <class C, class P> class Preparation {
       }
     }
   };
-  /// Values of the current item that travel in registers.
-  struct Fetched {
-    float A_log = 0.f;
-    ptx::Word beta = 0;  ///< bits of token `lane`'s
-    float4 bias[decay == Decay::per_channel ? steps : 1];
-  };
-
   /// What is known of each token of the current item.
-  struct Tokens {
+  struct alignas(16) Tokens {
     float q_factor[chunk_tokens], k_factor[chunk_tokens];  ///< 1 / norm
     float qk[chunk_tokens];                                ///< q_i . k_i, the diagonal of Z
+    float rate;                                            ///< of the gate
   };
-  /// The strengths of each token, and the record, of an item of the batch.
-  struct Strengths {
+  /// The strengths of each token of an item of the batch.
+  struct alignas(16) Strengths {
     float erase[chunk_tokens];   ///< e
     float column[chunk_tokens];  ///< factor of each column of T (without erasing: of Z and kg)
-    std::byte* record;           ///< null if the item is unused
+    int item;                    ///< its number; negative: unused
   };
   /// One decay per head: products over the chunk, and between[i][j] = prod_{j<t<=i} alpha_t.
   struct ScalarDecay {
@@ -180,7 +182,7 @@ template <class C, class P> class Preparation {
  public:
   struct Storage {
     Inputs inputs[P::warps];
-    float2 tiles[P::heads][10][32];  ///< M
+    float2 tiles[P::heads][10][32];          ///< M
     float norms[3][P::warps][chunk_tokens];  ///< q.q, k.k, q.k
     Tokens tokens;
     Strengths strengths[P::heads];
@@ -194,33 +196,30 @@ template <class C, class P> class Preparation {
   /// Prepares every `groups`-th batch of the `items` work items, from number `batch` on; item = slot * HV + head.
   __device__ __forceinline__ void run(int batch, int groups, int items) {
     batches_ = {groups, items, args_.ready != nullptr};
-    clear_flags(batch);
     int size = start(batch);
     load_keys(0);
     load_rest();
+    clear_flags(batch);
 #pragma unroll 1
     for (; size > 0; batch += groups) {
-      int next_size = 0;
 #pragma unroll 1
       for (int m = 0; m < size; ++m) {
-        const bool work = chunk_.tokens > 0;
-        const ChunkRange chunk = chunk_;
-        const int head = head_;
-        std::byte* record = args_.records + static_cast<Index>(item_) * C::record.bytes();
-        const Fetched fetched = fetched_;
+        const int tokens = tokens_;
+        const bool work = tokens > 0;
         if (work) {
-          token_factors(m, chunk, head, record, fetched);
+          token_factors(m);
         } else {
-          if (is_first_thread()) storage_.strengths[m].record = nullptr;
+          if (is_first_thread()) storage_.strengths[m].item = -1;
           barrier();  // as in token_factors: behind it nobody reads the parts of the item before, whose buffer is loaded into next
+          publish();
         }
         if (m + 1 < size) next();
-        else next_size = start(batch + groups);
+        else start(batch + groups);
         load_keys(buffer_ ^ 1);
         if (work) {
           ptx::copy_wait<1>();
           __syncwarp();
-          const Tiles tiles = multiply(m, chunk, record, fetched);
+          const Tiles tiles = multiply(m, tokens);
           __syncwarp();
 #pragma unroll
           for (int i = 0; i < 10; ++i)
@@ -228,14 +227,17 @@ template <class C, class P> class Preparation {
         }
         load_rest();
         barrier();
-        if (work) reduce(m, record);
+        if (work) reduce(m);
         buffer_ ^= 1;
       }
       barrier();
       if constexpr (C::record.erases()) invert(size);
-      publish(batches_.first(batch), size);
-      size = next_size;
+      written_ = batches_.first(batch), written_items_ = size;
+      if (batches_.flags && size == 1) barrier(), publish();  // one of the first records, which are waited for
+      size = batches_.size(batch + groups);
     }
+    barrier();
+    publish();
   }
 
  private:
@@ -252,26 +254,25 @@ template <class C, class P> class Preparation {
       for (int b = batch + (warp_ * 32 + lane_.index) * batches_.groups; batches_.size(b) > 0; b += P::warps * 32 * batches_.groups)
         for (int i = 0; i < batches_.size(b); ++i) args_.ready[batches_.first(b) + i] = 0;
       __threadfence();
-      barrier();
+      __syncthreads();  // one thread's word for all of the block: the other groups must have cleared theirs
     }
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
     ptx::launch_dependents();
 #endif
+    // The groups of a block start one after the other, so that they do not all want the same units at once and the first records come soon.
+    if constexpr (P::groups > 1) __nanosleep(threadIdx.x / (P::warps * 32) * P::start_apart);
   }
-  /// The records of `size` items are written; they are read through the copy engine.
-  __device__ __forceinline__ void publish(int first, int size) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-    if (args_.ready == nullptr) return;
-    ptx::fence_async_global();
-    barrier();
-    if (warp_ == 0 && lane_.index < size) ptx::store_release(args_.ready + first + lane_.index, 1);
-#endif
+  /// Sets the flags of the last batch, behind a barrier that follows its last write. One warp does, which has least to do in token_factors;
+  /// whoever sees a flag makes the copy engine see the record (HopperRecurrence::wait_for_records).
+  __device__ __forceinline__ void publish() {
+    if (args_.ready != nullptr && warp_ == P::warps - 1 && lane_.index < written_items_) ptx::store_release(args_.ready + written_ + lane_.index, 1);
+    written_items_ = 0;
   }
 
   /// Finds the first item of a batch and returns how many it has; `next` moves to the following one.
   __device__ __forceinline__ int start(int batch) {
     const int size = batches_.size(batch);
-    chunk_.tokens = 0;
+    tokens_ = 0;
     if (size > 0) {
       item_ = batches_.first(batch);
       head_ = item_ % args_.value_heads;
@@ -287,42 +288,45 @@ template <class C, class P> class Preparation {
     }
   }
   __device__ __forceinline__ void find() {
-    chunk_ = find_chunk(args_.offsets, args_.tokens, args_.sequences, item_ / args_.value_heads);
+    const ChunkRange chunk = find_chunk(args_.offsets, args_.tokens, args_.sequences, item_ / args_.value_heads);
+    first_ = static_cast<int>(chunk.first), tokens_ = chunk.tokens;
   }
 
+  __device__ __forceinline__ std::byte* record(int item) const { return args_.records + static_cast<Index>(item) * C::record.bytes(); }
+  /// Row of a [T, heads] array.
+  __device__ __forceinline__ Index row(int heads, int head, int token = 0) const { return static_cast<Index>(first_ + token) * heads + head; }
   /// Starts reading the current item's q and k.
   __device__ __forceinline__ void load_keys(int buffer) {
-    if (chunk_.tokens > 0) {
-      const Index row = chunk_.first * args_.heads + (share_ == 1 ? head_ : head_ / share_);
+    if (tokens_ > 0) {
+      const Index at = row(args_.heads, share_ == 1 ? head_ : head_ / share_) * K + channel_;
       Keys& keys = inputs_.keys[buffer];
-      keys.q.load(args_.q + row * K + channel_, args_.heads * K, lane_, chunk_.tokens);
-      keys.k.load(args_.k + row * K + channel_, args_.heads * K, lane_, chunk_.tokens);
+      keys.q.load(args_.q + at, args_.heads * K, lane_, tokens_);
+      keys.k.load(args_.k + at, args_.heads * K, lane_, tokens_);
     }
     ptx::copy_commit();
   }
-  /// Starts reading the rest of the current item: its gate, and the few values kept in registers.
+  /// Starts reading the rest of the current item: its gate.
   __device__ __forceinline__ void load_rest() {
-    if (chunk_.tokens > 0) {
+    if (tokens_ > 0) {
       if constexpr (decay == Decay::per_channel)
-        inputs_.gate.load(args_.gate + (chunk_.first * args_.value_heads + head_) * K + channel_, args_.value_heads * K, lane_, chunk_.tokens);
-      if constexpr (raw_gate) fetched_.A_log = args_.A_log[head_];
+        inputs_.gate.load(args_.gate + row(args_.value_heads, head_) * K + channel_, args_.value_heads * K, lane_, tokens_);
       if constexpr (raw_gate && decay == Decay::per_channel) {
-#pragma unroll
-        for (int step = 0; step < steps; ++step)
-          fetched_.bias[step] = __ldg(reinterpret_cast<const float4*>(args_.dt_bias + head_ * K + channel_ + 16 * step + 4 * lane_.c));
+        if (lane_.index < warp_channels / 4)
+          ptx::copy16_async(ptx::shared_address(inputs_.bias + 4 * lane_.index), args_.dt_bias + head_ * K + channel_ + 4 * lane_.index);
       }
-      if constexpr (C::Update::uses_beta)
-        if (lane_.index < chunk_.tokens) fetched_.beta = ptx::load_bits(args_.beta + (chunk_.first + lane_.index) * args_.value_heads + head_);
     }
     ptx::copy_commit();
   }
 
   /// Norms and q.k of each token from the diagonals of q q^T, q k^T and k k^T (exact products of 16-bit inputs), and its strengths.
-  __device__ __forceinline__ void token_factors(int m, const ChunkRange& chunk, int head, std::byte* record, const Fetched& fetched) {
+  __device__ __forceinline__ void token_factors(int m) {
+    Word beta = 0;
+    if constexpr (C::Update::uses_beta)
+      if (warp_ == 1 && lane_.index < tokens_) beta = ptx::load_bits(args_.beta + row(args_.value_heads, head_, lane_.index));
     ptx::copy_wait<1>();
     __syncwarp();
     const Keys& keys = inputs_.keys[buffer_];
-    const int tokens = chunk.tokens;
+    const int tokens = tokens_;
     const bool diagonal = lane_.c == lane_.r / 2, odd = lane_.r & 1;  // this lane has column r of row r, as the second of its two
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
@@ -340,6 +344,7 @@ template <class C, class P> class Preparation {
       }
     }
     barrier();
+    publish();
     const int token = lane_.index;
     auto sum = [&](int which) {
       float x = 0;
@@ -357,25 +362,26 @@ template <class C, class P> class Preparation {
       storage_.tokens.qk[token] = sum(2) * q_factor * k_factor;
     } else if (warp_ == 1) {
       const float norm2 = sum(1), k_factor = factor(norm2), used = norm2 * k_factor * k_factor;
-      const float raw = ptx::from_bits<G>(fetched.beta);
+      const float raw = ptx::from_bits<G>(beta);
       const float beta = args_.beta_logit ? ptx::reciprocal(1.f + ptx::exp2(-ptx::log2_e * raw)) : raw;
       const float write = token < tokens ? C::Update::template write<float>(beta, used) : 0.f;
       out.erase[token] = token < tokens ? C::Update::template erase<float>(beta, used) : 0.f;
       out.column[token] = C::strength == Strength::two ? 1.f : write;
-      if constexpr (C::strength == Strength::two) reinterpret_cast<float*>(record + C::record.w())[token] = write;
+      if constexpr (C::strength == Strength::two) reinterpret_cast<float*>(record(item_) + C::record.w())[token] = write;
     } else if (warp_ == 2) {
-      if constexpr (decay == Decay::per_head) scalar_decays(chunk, head, fetched);
+      if constexpr (decay == Decay::per_head) scalar_decays();
     } else if (token == 0) {
-      out.record = record;
+      out.item = item_;
+      if constexpr (decay == Decay::per_channel) storage_.tokens.rate = rate();
     }
     barrier();
   }
-  __device__ __forceinline__ static float rate(const Fetched& fetched) { return raw_gate ? __expf(fetched.A_log) : 0.f; }
+  __device__ __forceinline__ float rate() const { return raw_gate ? __expf(args_.A_log[head_]) : 0.f; }
 
-  __device__ __forceinline__ void scalar_decays(const ChunkRange& chunk, int head, const Fetched& fetched) {
+  __device__ __forceinline__ void scalar_decays() {
     const int token = lane_.index;
-    const DecayFactor<typename C::Gate> factor(rate(fetched), raw_gate ? args_.dt_bias[head] : 0.f);
-    const float alpha = token < chunk.tokens ? factor(ptx::to_float(args_.gate[(chunk.first + token) * args_.value_heads + head])) : 1.f;
+    const DecayFactor<typename C::Gate> factor(rate(), raw_gate ? args_.dt_bias[head_] : 0.f);
+    const float alpha = token < tokens_ ? factor(ptx::to_float(args_.gate[row(args_.value_heads, head_, token)])) : 1.f;
     float prefix = alpha, suffix = __shfl_down_sync(0xFFFFFFFFu, alpha, 1);
     if (token == 31) suffix = 1.f;
 #pragma unroll
@@ -395,109 +401,119 @@ template <class C, class P> class Preparation {
     }
   }
 
-  __device__ __forceinline__ Quad scaled_operand(const Rows<T>& rows, int s, int step, float factor) const {
-    float x[4];
+  /// Four channels of a token of slot s times its factor.
+  __device__ __forceinline__ void read_scaled(float (&x)[4], const Rows<T>& rows, int s, int step, float factor) const {
     rows.read(x, lane_, s, step);
 #pragma unroll
     for (int i = 0; i < 4; ++i) x[i] *= factor;
-    return pack_quad<Operand>(x);
+  }
+  /// log2 alpha of 16 channels; of tokens past the end: zero.
+  __device__ __forceinline__ void read_log_decays(float (&logs)[4][4], int tokens, float rate, const float (&bias)[4], int step) const {
+    using Gate = typename C::Gate;
+#pragma unroll
+    for (int s = 0; s < 4; ++s) {
+      inputs_.gate.read(logs[s], lane_, s, step);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        logs[s][i] = LogDecayFactor<Gate>(rate, bias[i])(logs[s][i]);
+        if constexpr (!reaches_no_deeper<Gate>()) logs[s][i] = ptx::max_nan(logs[s][i], ChunkDecays<Operand>::deepest);
+      }
+    }
+    if (tokens < chunk_tokens) {
+      __syncwarp();  // a branch, not 16 selections
+#pragma unroll
+      for (int s = 0; s < 4; ++s)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) logs[s][i] = 8 * s + lane_.r < tokens ? logs[s][i] : 0.f;
+    }
+  }
+  template <class Gate> BRAID_FN static constexpr bool reaches_no_deeper() {
+    if constexpr (gate_is_bounded<Gate>) return Gate::floor * ptx::log2_e >= ChunkDecays<Operand>::deepest;
+    else return false;
   }
 
   /// This warp's part of M and Z; writes its channels of kd, qd, kg and a.
-  __device__ __forceinline__ Tiles multiply(int m, const ChunkRange& chunk, std::byte* record, const Fetched& fetched) {
+  __device__ __forceinline__ Tiles multiply(int m, int tokens) {
     const Strengths& strengths = storage_.strengths[m];
     const Keys& keys = inputs_.keys[buffer_];
-    const int tokens = chunk.tokens;
     if constexpr (decay == Decay::per_channel) {
-      const float head_rate = rate(fetched);
-      BinarySplitting<Operand> splitting;
+      const float head_rate = storage_.tokens.rate;
+      ChunkMatrices<Operand> matrices;
 #pragma unroll 1
       for (int step = 0; step < steps; ++step) {
-        const float4 b = step == 0 ? fetched.bias[0] : fetched.bias[steps - 1];
-        const float bias[4] = {b.x, b.y, b.z, b.w};
-        Quad q[4], k[4];
-        float prefix[4][4], suffix[4][4], total[4];
-        read_operands(q, k, keys, step);
-#pragma unroll
-        for (int s = 0; s < 4; ++s) {
-          inputs_.gate.read(prefix[s], lane_, s, step);
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const DecayFactor<typename C::Gate> alpha(head_rate, bias[i]);
-            prefix[s][i] = alpha(prefix[s][i]);
-          }
+        float bias[4] = {};
+        if constexpr (raw_gate) {
+          const float4 b = *reinterpret_cast<const float4*>(inputs_.bias + 16 * step + 4 * lane_.c);
+          bias[0] = b.x, bias[1] = b.y, bias[2] = b.z, bias[3] = b.w;
         }
-        if (tokens < chunk_tokens) {
-#pragma unroll
-          for (int s = 0; s < 4; ++s)
-#pragma unroll
-            for (int i = 0; i < 4; ++i) prefix[s][i] = 8 * s + lane_.r < tokens ? prefix[s][i] : 1.f;
-        }
-        splitting.step(lane_, k, q, prefix, suffix, total);
-        write_rows(record, strengths, step, q, k, prefix, suffix, total);
+        float logs[4][4];
+        read_log_decays(logs, tokens, head_rate, bias, step);
+        const ChunkDecays<Operand> decays(lane_, logs, inputs_.decays());
+        const Rows16 rows = matrices.add(decays, [&](int s, float (&k)[4], float (&q)[4]) {
+          read_scaled(q, keys.q, s, step, storage_.tokens.q_factor[8 * s + lane_.r]);
+          read_scaled(k, keys.k, s, step, storage_.tokens.k_factor[8 * s + lane_.r]);
+        });
+        write_rows(strengths, step, rows);
+        if (decays.has_total(lane_)) store_decay(record(strengths.item) + C::record.a(), channel_ + 16 * step + 4 * lane_.c, decays.total);
+        __syncwarp();
       }
-      return splitting.tiles(lane_);
+      return matrices.tiles(lane_);
     } else {  // M and Z are plain products times a scalar for each pair of tokens, which `reduce` applies
       Tiles tiles = {};
-      float prefix[4][4], suffix[4][4], total[4];
+      float prefix[4], suffix[4], total[4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-#pragma unroll
-        for (int s = 0; s < 4; ++s) {
-          if constexpr (decay == Decay::per_head) {
-            prefix[s][i] = storage_.scalar.prefix[8 * s + lane_.r], suffix[s][i] = storage_.scalar.suffix[8 * s + lane_.r];
-          } else {
-            prefix[s][i] = suffix[s][i] = 1.f;
-          }
+      for (int s = 0; s < 4; ++s) {
+        if constexpr (decay == Decay::per_head) {
+          prefix[s] = storage_.scalar.prefix[8 * s + lane_.r], suffix[s] = storage_.scalar.suffix[8 * s + lane_.r];
+          total[s] = storage_.scalar.prefix[31];
+        } else {
+          prefix[s] = suffix[s] = total[s] = 1.f;
         }
-        if constexpr (decay == Decay::per_head) total[i] = storage_.scalar.prefix[31];
-        else total[i] = 1.f;
       }
 #pragma unroll 1
       for (int step = 0; step < steps; ++step) {
         Quad q[4], k[4];
-        read_operands(q, k, keys, step);
+        Rows16 rows;
+#pragma unroll
+        for (int s = 0; s < 4; ++s) {
+          float x[4];
+          read_scaled(x, keys.q, s, step, storage_.tokens.q_factor[8 * s + lane_.r]);
+          q[s] = pack_quad<Operand>(x);
+          read_scaled(x, keys.k, s, step, storage_.tokens.k_factor[8 * s + lane_.r]);
+          k[s] = pack_quad<Operand>(x);
+          rows.minus_kd[s] = multiply_quad<Operand>(negate_quad<Operand>(k[s]), equal_quad(prefix[s]));
+          rows.qd[s] = multiply_quad<Operand>(q[s], equal_quad(prefix[s]));
+          rows.kg[s] = multiply_quad<Operand>(k[s], equal_quad(suffix[s]));
+        }
 #pragma unroll
         for (int s = 0; s < 4; ++s)
 #pragma unroll
           for (int t = 0; t <= s; ++t) multiply_tile<Operand>(tiles.tile[Tiles::at(s, t)], k[s], q[s], k[t]);
-        write_rows(record, strengths, step, q, k, prefix, suffix, total);
+        write_rows(strengths, step, rows);
+        if (lane_.r == 0) store_decay(record(strengths.item) + C::record.a(), channel_ + 16 * step + 4 * lane_.c, total);
       }
       return tiles;
     }
   }
-  __device__ __forceinline__ void read_operands(Quad (&q)[4], Quad (&k)[4], const Keys& keys, int step) const {
-    const Tokens& token = storage_.tokens;
-#pragma unroll
-    for (int s = 0; s < 4; ++s) {
-      q[s] = scaled_operand(keys.q, s, step, token.q_factor[8 * s + lane_.r]);
-      k[s] = scaled_operand(keys.k, s, step, token.k_factor[8 * s + lane_.r]);
-    }
-  }
-  /// kd, qd, kg and a of 16 channels.
-  __device__ __forceinline__ void write_rows(std::byte* record, const Strengths& token, int step, const Quad (&q)[4], const Quad (&k)[4],
-                                             const float (&prefix)[4][4], const float (&suffix)[4][4], const float (&total)[4]) const {
+  __device__ __forceinline__ void write_rows(const Strengths& token, int step, const Rows16& rows) const {
     const int channel = channel_ + 16 * step + 4 * lane_.c;
-    std::byte* const first = record + Record::row_element(lane_.r, channel);  // eight rows further on the swizzle is the same
+    std::byte* const start = record(token.item);  // eight rows further on the swizzle is the same
+    std::byte *const rows_q = start + Record::row_element(lane_.r, channel, C::record.qd_panel()), *const rows_g = start + Record::row_element(lane_.r, channel);
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
       const int row = 8 * s + lane_.r;
-      std::byte* at = first + s * Record::row_element(8, 0);
-      const Quad before = pack_quad<Operand>(prefix[s]);
-      store(at + C::record.qd(), multiply_quad<Operand>(q[s], before));
+      std::byte *const at = rows_q + s * Record::row_element(8, 0), *const at_g = rows_g + s * Record::row_element(8, 0);
+      store(at + C::record.qd(), rows.qd[s]);
       if constexpr (C::strength == Strength::none && !C::unit_write)
-        store(at + C::record.kg(), multiply_quad<Operand>(k[s], scaled_quad(suffix[s], token.column[row])));
-      else store(at + C::record.kg(), multiply_quad<Operand>(k[s], pack_quad<Operand>(suffix[s])));
-      const Quad minus = negate_quad<Operand>(k[s]);
-      if constexpr (C::strength == Strength::one) store(at + C::record.kd(), multiply_quad<Operand>(minus, before));
-      else if constexpr (C::strength == Strength::two)
-        store(at + C::record.kd(), multiply_quad<Operand>(minus, scaled_quad(prefix[s], token.erase[row])));
+        store(at_g + C::record.kg(), multiply_quad<Operand>(rows.kg[s], equal_quad(token.column[row])));
+      else store(at_g + C::record.kg(), rows.kg[s]);
+      if constexpr (C::strength == Strength::one) store(at + C::record.kd(), rows.minus_kd[s]);
+      else if constexpr (C::strength == Strength::two) store(at + C::record.kd(), multiply_quad<Operand>(rows.minus_kd[s], equal_quad(token.erase[row])));
     }
-    if (lane_.r == 0) store_decay(record + C::record.a(), channel, total);
   }
-  __device__ __forceinline__ static Quad scaled_quad(const float (&x)[4], float factor) {
-    const float y[4] = {x[0] * factor, x[1] * factor, x[2] * factor, x[3] * factor};
-    return pack_quad<Operand>(y);
+  __device__ __forceinline__ static Quad equal_quad(float x) {
+    const Word word = ptx::pack<Operand>(x, x);
+    return {{word, word}};
   }
   __device__ __forceinline__ static void store(std::byte* at, const Quad& x) {
     *reinterpret_cast<uint2*>(at) = make_uint2(x.word[0], x.word[1]);
@@ -505,7 +521,7 @@ template <class C, class P> class Preparation {
 
   /// T' of the batch, a warp for each item.
   __device__ __forceinline__ void invert(int size) {
-    if (warp_ >= size || storage_.strengths[warp_].record == nullptr) return;
+    if (warp_ >= size || storage_.strengths[warp_].item < 0) return;
     Tiles tiles;
 #pragma unroll
     for (int i = 0; i < 10; ++i) {
@@ -513,12 +529,13 @@ template <class C, class P> class Preparation {
       tiles.tile[i][0] = x.x, tiles.tile[i][1] = x.y;
     }
     const Strengths& token = storage_.strengths[warp_];
-    write_inverse<Operand>(lane_, tiles, token.erase, token.column, inputs_.scratch(buffer_ ^ 1), token.record + C::record.t());
+    write_inverse<Operand>(lane_, tiles, token.erase, token.column, inputs_.scratch(buffer_ ^ 1), record(token.item) + C::record.t());
   }
 
   /// Sums the warps' parts, a few tiles each; keeps M, writes Z.
-  __device__ __forceinline__ void reduce(int m, std::byte* record) {
-    auto* z = reinterpret_cast<Word*>(record + C::record.z()) + lane_.index;
+  __device__ __forceinline__ void reduce(int m) {
+    std::byte* const z = record(storage_.strengths[m].item) + (C::record.z() + 4 * lane_.index);
+    const auto write = [z](int s, int t, Word pair) { *reinterpret_cast<Word*>(z + static_cast<unsigned>(4 * s + t) * 128u) = pair; };
 #pragma unroll
     for (int first = 0; first < 10; first += P::warps) {
       const int tile = first + warp_;
@@ -547,10 +564,10 @@ template <class C, class P> class Preparation {
         const float2 column = *reinterpret_cast<const float2*>(&storage_.strengths[m].column[8 * t + 2 * lane_.c]);
         x.z *= column.x, x.w *= column.y;
       }
-      z[(4 * s + t) * 32] = ptx::pack<Operand>(x.z, x.w);
+      write(s, t, ptx::pack<Operand>(x.z, x.w));
     }
     if (warp_ < 3)  // above the diagonal: cores (0, 1..3), (1, 2..3), (2, 3)
-      for (int t = warp_ + 1; t < 4; ++t) z[(4 * warp_ + t) * 32] = 0;
+      for (int t = warp_ + 1; t < 4; ++t) write(warp_, t, 0);
   }
 
   const PrepareArguments<T, G>& args_;
@@ -561,9 +578,9 @@ template <class C, class P> class Preparation {
   Inputs& inputs_;
   Batches<P::heads> batches_;
   int buffer_ = 0;           ///< of the current item's keys
-  int item_ = 0, head_ = 0;  ///< the current item, slot * HV + head, and its tokens
-  ChunkRange chunk_ = {0, 0};
-  Fetched fetched_;
+  int written_ = 0, written_items_ = 0;  ///< the batch whose records are written, their flags not set yet
+  int item_ = 0, head_ = 0;     ///< the current item, slot * HV + head
+  int first_ = 0, tokens_ = 0;  ///< its tokens; none: the slot is unused
 };
 
 /// A persistent grid.

@@ -53,21 +53,23 @@ struct Record {
 
   BRAID_FN constexpr bool erases() const { return strength != Strength::none; }
   BRAID_FN constexpr int rows_bytes() const { return key_dim / 64 * panel_bytes; }
-  BRAID_FN constexpr int qd() const { return 0; }                                 ///< 16-bit [32][K], panels, swizzled
-  BRAID_FN constexpr int kg() const { return rows_bytes(); }                      ///< 16-bit [32][K], panels, swizzled
-  BRAID_FN constexpr int kd() const { return 2 * rows_bytes(); }                  ///< 16-bit [32][K], panels, swizzled; minus kd
-  BRAID_FN constexpr int z() const { return (erases() ? 3 : 2) * rows_bytes(); }  ///< 16-bit [32][32], cores
-  BRAID_FN constexpr int t() const { return z() + square_bytes; }                 ///< 16-bit [32][32], cores
+  /// A panel of kd has one of qd behind it: as 64 rows, they give E and O in one product.
+  BRAID_FN constexpr int kd() const { return 0; }                                       ///< 16-bit [32][K], panels, swizzled; minus kd
+  BRAID_FN constexpr int qd() const { return erases() ? panel_bytes : 0; }              ///< 16-bit [32][K], panels, swizzled
+  BRAID_FN constexpr int qd_panel() const { return (erases() ? 2 : 1) * panel_bytes; }  ///< distance of the panels of kd and of qd
+  BRAID_FN constexpr int kg() const { return (erases() ? 2 : 1) * rows_bytes(); }       ///< 16-bit [32][K], adjacent panels, swizzled
+  BRAID_FN constexpr int z() const { return (erases() ? 3 : 2) * rows_bytes(); }        ///< 16-bit [32][32], cores
+  BRAID_FN constexpr int t() const { return z() + square_bytes; }                       ///< 16-bit [32][32], cores
   BRAID_FN constexpr int a() const { return z() + (erases() ? 2 : 1) * square_bytes; }  ///< float [K], in the order of decay_element
   BRAID_FN constexpr int w() const { return a() + key_dim * 4; }                  ///< float [32], Strength::two only
   BRAID_FN constexpr int bytes() const { return w() + (strength == Strength::two ? chunk_tokens * 4 : 0); }
   /// Distance of two records in shared memory.
   BRAID_FN constexpr int shared_bytes() const { return (bytes() + 1023) / 1024 * 1024; }
 
-  /// Element (token, channel) of kd, qd or kg, in bytes from the section's start: the 128-byte swizzle of wgmma and TMA.
-  BRAID_FN static constexpr int row_element(int token, int channel) {
+  /// Element (token, channel) of kd, qd or kg, in bytes from the section's start, `panel` from panel to panel: the 128-byte swizzle of wgmma and TMA.
+  BRAID_FN static constexpr int row_element(int token, int channel, int panel = panel_bytes) {
     const auto c = static_cast<unsigned>(channel), piece = c % 64 / 8 ^ (static_cast<unsigned>(token) & 7);  // no division of negative numbers
-    return static_cast<int>(c / 64 * panel_bytes + (piece << 4) + c % 8 * 2) + token * 128;
+    return static_cast<int>(c / 64 * static_cast<unsigned>(panel) + (piece << 4) + c % 8 * 2) + token * 128;
   }
   /// Channel of a, in bytes: the four that a lane of a fragment has of 16 channels (2c, 2c + 1, and 8 more) lie together.
   BRAID_FN static constexpr int decay_element(int channel) {

@@ -104,7 +104,7 @@ class PortableRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       float e[16], product[16] = {};
       this->load_values(values, tile);
       this->unpack_values(e, values, Form::strength == Strength::two ? record + layout.w() : nullptr);
-      products_.template add_rows<steps>(e, operand, base + layout.kd());
+      products_.template add_rows<steps>(e, operand, base + layout.kd(), layout.qd_panel());
       Word difference[8];
       Base::pack_words(difference, e);
       products_.add_square(product, difference, base + layout.t());
@@ -115,7 +115,7 @@ class PortableRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     }
     if (this->wants_outputs()) {
       float o[16] = {};
-      products_.template add_rows<steps>(o, operand, base + layout.qd());
+      products_.template add_rows<steps>(o, operand, base + layout.qd(), layout.qd_panel());
       products_.add_square(o, r, base + layout.z());
       store_output(o, chunk, tokens);
     }

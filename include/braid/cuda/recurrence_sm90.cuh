@@ -8,7 +8,7 @@
 // The flags are cleared before this kernel may start, and the preparation waits for nobody, so no order of blocks can lock up.
 //
 // What bounds the kernel at few heads is the chain E, R, S of one chunk after the other. What is off that chain stands where the
-// warpgroup would wait for a product: half of O behind E, the other half and the decay of S behind R.
+// warpgroup would wait for a product: half of O behind E, the other half and the decay of S behind R. With two tiles a block, see `consume`.
 #pragma once
 
 #include <braid/cuda/ptx/barrier.cuh>
@@ -149,6 +149,9 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
   template <bool Outputs> __device__ __forceinline__ void consume() {
     float s[KeyDim / 2], o[16], e[16];
     Word operand[KeyDim / 4], values[8], r[8];  // r holds E and R in turn
+    // Two warpgroups fill each other's waits, so what counts is the time of the matrix units: E and O are one product. One alone fills its
+    // own waits, with O in halves; so do the types for which ptxas would serialise the products (C7511).
+    constexpr bool at_once = Outputs && Policy::tiles == 2 && Kind == Strength::one && std::is_same_v<T, __nv_bfloat16>, by_halves = Outputs && !at_once;
     this->load_state(s);
     this->pack_words(operand, s);
     const bool checkpoints = this->wants_checkpoints();
@@ -162,31 +165,45 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       const unsigned char* record = storage_.record[at.stage];
       const Word base = ptx::shared_address(record);
       if constexpr (layout.erases()) this->unpack_values(e, values, Kind == Strength::two ? record + layout.w() : nullptr);
+      if constexpr (at_once) {
+#pragma unroll
+        for (int i = 0; i < 16; ++i) o[i] = 0.f;
+        ptx::wgmma_pin(o);
+      }
       ptx::wgmma_pin(operand);
       ptx::wgmma_pin(e);
       ptx::wgmma_fence();
-      if constexpr (layout.erases()) multiply_rows<0, steps>(e, operand, base + layout.kd(), 1);
+      if constexpr (at_once) multiply_both(e, o, operand, base);
+      else if constexpr (layout.erases()) multiply_rows<0, steps>(e, operand, base + layout.kd(), 1);
       ptx::wgmma_commit();
-      if constexpr (Outputs) multiply_rows<0, steps / 2>(o, operand, base + layout.qd(), 0);
-      ptx::wgmma_commit();
+      if constexpr (by_halves) {
+        multiply_rows<0, steps / 2>(o, operand, base + layout.qd(), 0);
+        ptx::wgmma_commit();
+      }
       if constexpr (layout.erases()) {
-        ptx::wgmma_wait<1>();
+        ptx::wgmma_wait<by_halves ? 1 : 0>();
         ptx::wgmma_pin(e);
+        if constexpr (at_once) ptx::wgmma_pin(o);
         this->pack_words(r, e);
-        float product[16];
+        float own[16];
+        float(&product)[16] = at_once ? e : own;  // its accumulators must lie beside those of O, and E's do
         ptx::wgmma_pin(r);
         ptx::wgmma_fence();
         multiply_square(product, r, base + layout.t(), 0);
         ptx::wgmma_commit();
-        if constexpr (Outputs) multiply_rows<steps / 2, steps>(o, operand, base + layout.qd(), 1);
-        ptx::wgmma_commit();
+        if constexpr (by_halves) {
+          multiply_rows<steps / 2, steps>(o, operand, base + layout.qd(), 1);
+          ptx::wgmma_commit();
+        }
         this->decay_state(s, record + layout.a());  // behind R and no earlier: ptxas would wait for the products above
-        ptx::wgmma_wait<1>();
+        ptx::wgmma_wait<by_halves ? 1 : 0>();
         ptx::wgmma_pin(product);
         this->pack_words(r, product);
       } else {
-        if constexpr (Outputs) multiply_rows<steps / 2, steps>(o, operand, base + layout.qd(), 1);
-        ptx::wgmma_commit();
+        if constexpr (Outputs) {
+          multiply_rows<steps / 2, steps>(o, operand, base + layout.qd(), 1);
+          ptx::wgmma_commit();
+        }
         this->convert(r, values);
         ptx::wgmma_wait<0>();
         this->decay_state(s, record + layout.a());
@@ -198,8 +215,10 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
 #pragma unroll
       for (int i = 0; i < 2; ++i) ptx::wgmma<Operand, true>(s, r + 4 * i, kg + i * (2048 >> 4), 1);
       ptx::wgmma_commit();
-      if constexpr (Outputs) multiply_square(o, r, base + layout.z(), 1);
-      ptx::wgmma_commit();
+      if constexpr (Outputs) {
+        multiply_square(o, r, base + layout.z(), 1);
+        ptx::wgmma_commit();
+      }
       const Ring used = at;
       at.advance();
       if (chunk + 1 < count_) {
@@ -207,7 +226,7 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
         load_values(values, at.stage);
       }
       if constexpr (Outputs) storage_.output_empty[chunk % output_buffers].wait((chunk / output_buffers & 1) ^ 1);
-      ptx::wgmma_wait<1>();
+      ptx::wgmma_wait<Outputs ? 1 : 0>();
       ptx::wgmma_pin(s);
       this->pack_words(operand, s);
       ptx::wgmma_pin(operand);  // packed before the wait for O
@@ -230,7 +249,13 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     const auto b = ptx::descriptor(rows, 16, 1024, ptx::Swizzle::bytes128);
 #pragma unroll
     for (int i = First; i < Last; ++i)
-      ptx::wgmma<Operand, false>(d, a + 4 * i, b + ((i / 4 * Record::panel_bytes + i % 4 * 32) >> 4), i > First || accumulate);
+      ptx::wgmma<Operand, false>(d, a + 4 * i, b + ((i / 4 * layout.qd_panel() + i % 4 * 32) >> 4), i > First || accumulate);
+  }
+  /// e += S^T kd^T, o += S^T qd^T.
+  __device__ __forceinline__ static void multiply_both(float (&e)[16], float (&o)[16], const Word (&a)[KeyDim / 4], Word record) {
+    const auto b = ptx::descriptor(record + layout.kd(), 16, 1024, ptx::Swizzle::bytes128);
+#pragma unroll
+    for (int i = 0; i < steps; ++i) ptx::wgmma_pair<Operand, false>(e, o, a + 4 * i, b + ((i / 4 * layout.qd_panel() + i % 4 * 32) >> 4), 1);
   }
   /// d = a square^T (+ d), square [32][32] in cores.
   __device__ __forceinline__ static void multiply_square(float (&d)[16], const Word (&a)[8], Word square, int accumulate) {

@@ -1,4 +1,4 @@
-// T' of record.hpp: the inverse of I + Diag(e) M, columns scaled. fp32 forward substitution in two 16x16 blocks, then one composition
+// T' of record.hpp: the inverse of I + Diag(e) M, columns scaled. fp32 substitution in two 16x16 blocks, then one composition
 // T10 = -T11 M10 T00 on the matrix units. Powers of M (Neumann, Newton) are never formed: they overflow for equal keys.
 #pragma once
 
@@ -9,16 +9,16 @@ namespace braid::cuda {
 
 /// Shared memory of one warp.
 struct alignas(16) InverseScratch {
-  static constexpr int row_floats = 20;
+  static constexpr int column_floats = 20;
   union {
-    float matrix[chunk_tokens * row_floats + 4];  ///< the diagonal blocks of Diag(e) M, read by the substitution
+    float matrix[chunk_tokens * column_floats + 4];  ///< the diagonal blocks of Diag(e) M, transposed, read by the substitution
     struct {
       unsigned char scaled[Record::square_bytes];  ///< diagonal blocks of T Diag(column), laid out as in the record
       unsigned char lower[512];                    ///< T11 alone, 2 x 2 cores
     } image;
   };
-  /// Entry (row, column of its block). Rows are padded, and the blocks shifted, so that a broadcast read of one row of each meets no bank twice.
-  __device__ __forceinline__ float* entry(int row, int column) { return matrix + row * row_floats + row / 16 * 4 + column; }
+  /// Entry (row of its block, column). Columns are padded, and the blocks shifted, so that a broadcast read of one column of each meets no bank twice.
+  __device__ __forceinline__ float* entry(int row, int column) { return matrix + column * column_floats + column / 16 * 4 + row; }
 };
 
 /// Writes the record's T' section. `tiles` holds M, `rows` the strengths e of each token, `columns` the factors of T's columns.
@@ -33,7 +33,8 @@ __device__ __forceinline__ void write_inverse(const Lane& lane, const Tiles& til
 #pragma unroll
     for (int t = s & ~1; t <= s; ++t) {
       const float* m = tiles.tile[Tiles::at(s, t)];
-      *reinterpret_cast<float2*>(scratch.entry(8 * s + lane.r, t % 2 * 8 + 2 * lane.c)) = make_float2(erase[s] * m[0], erase[s] * m[1]);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) *scratch.entry(s % 2 * 8 + lane.r, 8 * t + 2 * lane.c + i) = erase[s] * m[i];
     }
   ptx::Word below[4];  // Diag(e) M10 as an A operand
 #pragma unroll
@@ -46,38 +47,38 @@ __device__ __forceinline__ void write_inverse(const Lane& lane, const Tiles& til
   __syncwarp();
 
   const int block = lane.index >> 4, j = lane.index & 15;
-  const float* const first = scratch.entry(16 * block, 0);
-  float x[16];  // column j of the block's inverse
+  const float* const first = scratch.entry(0, 16 * block);
+  float x[16];  // row j of the block's inverse, from the right: T + T Diag(e) M = I
 #pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    const float* row = first + i * InverseScratch::row_floats;
+  for (int i = 15; i >= 0; --i) {
+    const float* column = first + i * InverseScratch::column_floats;
     float sum[4] = {i == j ? 1.f : 0.f, 0.f, 0.f, 0.f};
 #pragma unroll
-    for (int m = 0; m < i; m += 4) {
-      const float4 a = *reinterpret_cast<const float4*>(row + m);
-      sum[0] -= a.x * x[m];
-      if (m + 1 < i) sum[1] -= a.y * x[m + 1];
-      if (m + 2 < i) sum[2] -= a.z * x[m + 2];
-      if (m + 3 < i) sum[3] -= a.w * x[m + 3];
+    for (int m = (i + 1) & ~3; m < 16; m += 4) {
+      const float4 a = *reinterpret_cast<const float4*>(column + m);
+      if (m > i) sum[0] -= a.x * x[m];
+      if (m + 1 > i) sum[1] -= a.y * x[m + 1];
+      if (m + 2 > i) sum[2] -= a.z * x[m + 2];
+      if (m + 3 > i) sum[3] -= a.w * x[m + 3];
     }
     x[i] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
   }
   __syncwarp();
 
-  const float factor = columns[lane.index];
-  unsigned char* const scaled_column = scratch.image.scaled + Record::square_element(16 * block, 16 * block + j);
-  unsigned char* const lower_column = scratch.image.lower + j / 8 * 128 + j % 8 * 2;
+  unsigned char* const scaled_row = scratch.image.scaled + Record::square_element(16 * block + j, 16 * block);
+  unsigned char* const lower_row = scratch.image.lower + j / 8 * 256 + j % 8 * 16;
 #pragma unroll
-  for (int i = 0; i < 16; i += 2) {
-    const ptx::Word scaled = ptx::pack<Operand>(x[i] * factor, x[i + 1] * factor), plain = ptx::pack<Operand>(x[i], x[i + 1]);
+  for (int core = 0; core < 2; ++core) {
+    ptx::Word scaled[4], plain[4];
 #pragma unroll
-    for (int odd = 0; odd < 2; ++odd) {
-      const int row = i + odd;
-      *reinterpret_cast<unsigned short*>(scaled_column + Record::square_element(row, 0)) =
-          static_cast<unsigned short>(odd ? scaled >> 16 : scaled);
-      if (block == 1)
-        *reinterpret_cast<unsigned short*>(lower_column + row / 8 * 256 + row % 8 * 16) = static_cast<unsigned short>(odd ? plain >> 16 : plain);
+    for (int i = 0; i < 4; ++i) {
+      const int column = 8 * core + 2 * i;
+      const float2 factor = *reinterpret_cast<const float2*>(&columns[16 * block + column]);
+      scaled[i] = ptx::pack<Operand>(x[column] * factor.x, x[column + 1] * factor.y);
+      plain[i] = ptx::pack<Operand>(x[column], x[column + 1]);
     }
+    *reinterpret_cast<uint4*>(scaled_row + core * 128) = make_uint4(scaled[0], scaled[1], scaled[2], scaled[3]);
+    if (block == 1) *reinterpret_cast<uint4*>(lower_row + core * 128) = make_uint4(plain[0], plain[1], plain[2], plain[3]);
   }
   __syncwarp();
 

@@ -26,6 +26,13 @@ __device__ __forceinline__ float reciprocal(float x) {
   return y;
 }
 
+/// The larger; NaN if one is.
+__device__ __forceinline__ float max_nan(float x, float y) {
+  float z;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+  return z;
+}
+
 /// Rounds to nearest even; fp16 saturates at +-65504 instead of overflowing.
 template <class Operand> __device__ __forceinline__ Word pack(float low, float high) {
   Word word;

@@ -38,6 +38,22 @@ __device__ __forceinline__ void mma(float (&d)[4], Word a0, Word a1, Word a2, Wo
   }
 }
 
+/// The same over half as many k, m16n8k8, in bf16: a0, a1 and b0 alone.
+__device__ __forceinline__ void mma_bf16_k8(float (&d)[4], Word a0, Word a1, Word b0) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a0), "r"(a1), "r"(b0));
+}
+/// d += A B of m16n8k8 in tf32: the 13 low bits of an operand are not looked at. Lane's elements: a0 = (r, c), a1 = (r + 8, c),
+/// a2 = (r, c + 4), a3 = (r + 8, c + 4), b0 = (c, r), b1 = (c + 4, r), d as above.
+__device__ __forceinline__ void mma_tf32(float (&d)[4], float a0, float a1, float a2, float a3, float b0, float b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(__float_as_uint(a0)), "r"(__float_as_uint(a1)), "r"(__float_as_uint(a2)), "r"(__float_as_uint(a3)),
+        "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
+}
+
 /// Four 8x8 matrices; lane l passes the shared address of row l % 8 of matrix l / 8. word[i] = (r, 2c..2c+1) of matrix i.
 __device__ __forceinline__ void ldmatrix(Word (&word)[4], Word address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
