@@ -23,6 +23,7 @@ template <class Operand> class ChunkDecays {
 
  public:
   static constexpr float deepest = -27.f;  ///< log2 alpha
+  static_assert(4 * -deepest + 16 < 127, "col times an element of k overflows");
   enum Border { first = 0, second = 4 };              ///< of slot 0
   enum Product { slots = 0, halves = 4, chunk = 6 };  ///< of slot 0, of the first half of the chunk, of the chunk
   /// Shared memory of one warp.

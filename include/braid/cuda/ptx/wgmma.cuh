@@ -9,11 +9,11 @@
 
 namespace braid::cuda::ptx {
 
-/// Orders register writes (accumulators, A fragments) before the wgmma that follow.
 /// Changes how many registers each thread of this warpgroup may use; `take_registers` waits until others have left enough.
 template <int Registers> __device__ __forceinline__ void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers)); }
 template <int Registers> __device__ __forceinline__ void leave_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers)); }
 
+/// Orders register writes (accumulators, A fragments) before the wgmma that follow.
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 /// Waits until at most `Pending` groups are under way.
