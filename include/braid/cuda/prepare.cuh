@@ -320,9 +320,9 @@ template <class C, class P> class Preparation {
 
   /// Norms and q.k of each token from the diagonals of q q^T, q k^T and k k^T (exact products of 16-bit inputs), and its strengths.
   __device__ __forceinline__ void token_factors(int m) {
-    Word beta = 0;
+    Word beta_bits = 0;
     if constexpr (C::Update::uses_beta)
-      if (warp_ == 1 && lane_.index < tokens_) beta = ptx::load_bits(args_.beta + row(args_.value_heads, head_, lane_.index));
+      if (warp_ == 1 && lane_.index < tokens_) beta_bits = ptx::load_bits(args_.beta + row(args_.value_heads, head_, lane_.index));
     ptx::copy_wait<1>();
     __syncwarp();
     const Keys& keys = inputs_.keys[buffer_];
@@ -362,7 +362,7 @@ template <class C, class P> class Preparation {
       storage_.tokens.qk[token] = sum(2) * q_factor * k_factor;
     } else if (warp_ == 1) {
       const float norm2 = sum(1), k_factor = factor(norm2), used = norm2 * k_factor * k_factor;
-      const float raw = ptx::from_bits<G>(beta);
+      const float raw = ptx::from_bits<G>(beta_bits);
       const float beta = args_.beta_logit ? ptx::reciprocal(1.f + ptx::exp2(-ptx::log2_e * raw)) : raw;
       const float write = token < tokens ? C::Update::template write<float>(beta, used) : 0.f;
       out.erase[token] = token < tokens ? C::Update::template erase<float>(beta, used) : 0.f;
@@ -495,9 +495,10 @@ template <class C, class P> class Preparation {
       return tiles;
     }
   }
+  /// kd, qd and kg of 16 channels; eight rows further on the swizzle is the same.
   __device__ __forceinline__ void write_rows(const Strengths& token, int step, const Rows16& rows) const {
     const int channel = channel_ + 16 * step + 4 * lane_.c;
-    std::byte* const start = record(token.item);  // eight rows further on the swizzle is the same
+    std::byte* const start = record(token.item);
     std::byte *const rows_q = start + Record::row_element(lane_.r, channel, C::record.qd_panel()), *const rows_g = start + Record::row_element(lane_.r, channel);
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
