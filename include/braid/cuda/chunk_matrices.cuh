@@ -60,7 +60,7 @@ template <class Operand> class ChunkDecays {
       for (int i = 0; i < 2; ++i) row[2 * t + i] = ptx::exp2(d[i]), col[2 * t + i] = ptx::exp2(d[2 + i]);
     }
   }
-  /// row or col times `first` or `second`.
+  /// What holds row or col as a factor, times `first` or `second`.
   __device__ __forceinline__ Quad scaled(const float (&x)[4], int border) const {
     const float4 y = scratch_.border[border][c_];
     const float z[4] = {x[0] * y.x, x[1] * y.y, x[2] * y.z, x[3] * y.w};
@@ -119,13 +119,15 @@ template <class Operand> struct ChunkMatrices : TileSums {
       float k[4], q[4], row[4], col[4];
       read(s, k, q);
       decays.references(s, row, col);
-      add_diagonal(s, k, q, row, col);
-      const Quad from_start = decays.scaled(row, Decays::first + s), packed = pack_quad<Operand>(k);
-      if (s == 0) out.minus_kd[0] = minus(packed, from_start);
-      else kd[s] = times(packed, from_start);
-      out.qd[s] = times(pack_quad<Operand>(q), from_start);
-      out.kg[s] = times(packed, decays.scaled(col, Decays::second + s));
+      float k_row[4], q_row[4], k_col[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) k_row[i] = k[i] * row[i], q_row[i] = q[i] * row[i], k_col[i] = k[i] * col[i];
+      add_diagonal(s, k_row, q_row, k_col);
+      kd[s] = decays.scaled(k_row, Decays::first + s);
+      out.qd[s] = decays.scaled(q_row, Decays::first + s);
+      out.kg[s] = decays.scaled(k_col, Decays::second + s);
     }
+    out.minus_kd[0] = negate_quad<Operand>(kd[0]);
     // Level 8 pairs slots (0, 1) and (2, 3), level 16 {0, 1} with {2, 3}, the border between them as reference.
 #pragma unroll
     for (int s = 0; s < 4; s += 2) {
@@ -158,10 +160,9 @@ template <class Operand> struct ChunkMatrices : TileSums {
   __device__ __forceinline__ static Quad times(const Quad& x, const Quad& y) { return multiply_quad<Operand>(x, y); }
   __device__ __forceinline__ static Quad minus(const Quad& x, const Quad& y) { return times(negate_quad<Operand>(x), y); }
   /// Slot s against itself, in tf32 because of the range of row and col.
-  __device__ __forceinline__ void add_diagonal(int s, const float (&k)[4], const float (&q)[4], const float (&row)[4], const float (&col)[4]) {
+  __device__ __forceinline__ void add_diagonal(int s, const float (&k_row)[4], const float (&q_row)[4], const float (&k_col)[4]) {
 #pragma unroll
-    for (int i = 0; i < 4; i += 2)
-      ptx::mma_tf32(diagonal[s], k[i] * row[i], q[i] * row[i], k[i + 1] * row[i + 1], q[i + 1] * row[i + 1], k[i] * col[i], k[i + 1] * col[i + 1]);
+    for (int i = 0; i < 4; i += 2) ptx::mma_tf32(diagonal[s], k_row[i], q_row[i], k_row[i + 1], q_row[i + 1], k_col[i], k_col[i + 1]);
   }
 };
 

@@ -4,6 +4,7 @@
 #include <braid/cuda/check.cuh>
 
 #include <array>
+#include <atomic>
 #include <mutex>
 
 namespace braid::cuda {
@@ -15,14 +16,15 @@ struct Device {
   int shared_bytes = 0;  ///< shared memory a block can ask for
 };
 
+inline constexpr int most_devices = 64;
+
 /// The calling thread's current device. Throws Error below compute capability 8.0.
 inline const Device& current_device() {
-  constexpr int most = 64;
-  static std::array<Device, most> devices;
-  static std::array<std::once_flag, most> read;
+  static std::array<Device, most_devices> devices;
+  static std::array<std::once_flag, most_devices> read;
   int index = 0;
   check(cudaGetDevice(&index), "cuda device");
-  require(index < most, "cuda device", "a device below number 64", index);
+  require(index < most_devices, "cuda device", "a device below number 64", index);
   const auto at = static_cast<std::size_t>(index);
   std::call_once(read[at], [&] {
     auto attribute = [&](cudaDeviceAttr which) {
@@ -36,6 +38,21 @@ inline const Device& current_device() {
   require(devices[at].capability >= 80, "cuda device", "compute capability 8.0 or above", devices[at].capability / 10.0);
   return devices[at];
 }
+
+namespace detail {
+
+/// Raises a kernel's limit of dynamic shared memory, once on each device, and has multiprocessors that run it keep as much of it as they can:
+/// beside a kernel that was content with less no other could start.
+template <auto Kernel> void allow_shared(int bytes) {
+  static std::array<std::atomic<bool>, most_devices> allowed{};
+  std::atomic<bool>& here = allowed[static_cast<std::size_t>(current_device().index)];
+  if (here.load(std::memory_order_relaxed)) return;
+  check(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "cuda device");
+  check(cudaFuncSetAttribute(Kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared), "cuda device");
+  here.store(true, std::memory_order_relaxed);
+}
+
+}  // namespace detail
 
 /// What operations of namespace braid::cuda may be given in place of a stream.
 class Context {

@@ -152,17 +152,6 @@ void launch(void (*kernel)(Parameters...), unsigned blocks, int threads, int sha
   check(cudaLaunchKernelEx(&config, kernel, arguments...), "cuda::linear_attention");
 }
 
-/// Raises a kernel's limit of dynamic shared memory, once, and has multiprocessors that run it keep as much of it as they can: beside a
-/// kernel that was content with less no other could start.
-template <auto Kernel> void allow_shared(int bytes) {
-  static const cudaError_t raised = [&] {
-    const cudaError_t status = cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    if (status != cudaSuccess) return status;
-    return cudaFuncSetAttribute(Kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
-  }();
-  check(raised, "cuda::linear_attention");
-}
-
 template <class T, class G>
 RecurrenceArguments<T> recurrence_arguments(const PrefillInputs<T, G>& in, const PrefillOutputs<T>& out, const void* records) {
   RecurrenceArguments<T> args;
@@ -236,12 +225,12 @@ void run_prefill(const Device& device, cudaStream_t stream, const PrefillInputs<
   auto* ready = beside.blocks > 0 ? reinterpret_cast<std::uint32_t*>(base + plan.ready) : nullptr;
   const auto to_int = [](Index x) { return static_cast<int>(x); };
   const PrepareArguments<T, G> prepare{in.q, in.k, in.gate, in.beta, in.A_log, in.dt_bias, in.offsets, in.tokens, to_int(in.sequences),
-                                       to_int(in.heads), to_int(in.value_heads), in.normalize, in.beta_logit, base, ready};
-  // Beside the recurrence, what counts is how soon records are there: batches of two.
-  if (beside.blocks > 0) launch_prepare<C, PreparePolicy<2, 3>>(device, prepare, device.multiprocessors - beside.blocks, stream);
+                                       to_int(in.heads), to_int(in.value_heads), in.normalize, in.beta_logit, base, ready, to_int(beside.heads),
+                                       to_int(in.value_dim / (beside.tiles * value_tile)), beside.reuse_places};
+  if (beside.blocks > 0) launch_prepare<C, PreparePolicy<1, 3>>(device, prepare, device.multiprocessors - beside.blocks, stream);
   else if (in.tokens > 0) launch_prepare<C, PreparePolicy<heads, 1>>(device, prepare, device.multiprocessors, stream);
   auto args = recurrence_arguments(in, out, base);
-  args.ready = ready;
+  args.ready = ready, args.heads_at_once = to_int(beside.heads);
   const auto recur = [&](const RecurrenceArguments<T>& pass, Index units) {
     const Index walked = pass.pass == Pass::summary ? units - in.sequences : units;  // no last segment needs a summary
     const Index tiles = walked * pass.value_heads * blocks_of_head(pass, KeyDim, 1);

@@ -27,25 +27,30 @@ constexpr Index segment_tokens(Split split, Index tokens, Index sequences, Index
   return count < 4 ? 0 : (length / count + 1023) / 1024 * 1024;
 }
 
-/// Whether the preparation and a recurrence of few blocks run at the same time, each on multiprocessors of its own (on one they only slow each
-/// other): `blocks` of the recurrence with `tiles` tiles of values each; 0: one kernel after the other.
+/// Whether the preparation and the recurrence run at the same time, each on multiprocessors of its own (on one they only slow each other):
+/// `blocks` of the recurrence at a time, with `tiles` tiles of values each, for `heads` heads, then for the next; 0: one kernel after the other.
+/// A third of the multiprocessors at most walk single tiles, a quarter pairs of tiles; below a sixth they could not keep up.
 struct SideBySide {
   int tiles = 1;
-  Index blocks = 0;
+  Index blocks = 0, heads = 1;
+  bool reuse_places = false;  ///< one sequence is walked at a time, so that records are read in the order of time (time_order.hpp)
 
   constexpr static SideBySide make(int multiprocessors, Index sequences, Index value_heads, Index value_dim) {
-    const Index walks = sequences * value_heads, tiles = value_dim / value_tile;
-    if (3 * walks * tiles <= multiprocessors) return {1, walks * tiles};
-    if (tiles % 2 == 0 && 4 * walks * (tiles / 2) <= multiprocessors) return {2, walks * (tiles / 2)};
-    return {};
+    const Index tiles = value_dim / value_tile, pairs = tiles / 2;
+    if (3 * sequences * value_heads * tiles <= multiprocessors) return {1, sequences * value_heads * tiles, value_heads, sequences == 1};
+    if (tiles % 2 != 0) return {};
+    Index heads = std::min(value_heads, multiprocessors / (4 * pairs));
+    while (heads > 1 && value_heads % heads != 0) --heads;
+    return 6 * heads * pairs < multiprocessors ? SideBySide{} : SideBySide{2, heads * pairs, heads, true};
   }
 };
 
 static_assert(SideBySide::make(132, 1, 22, 128).tiles == 1 && SideBySide::make(132, 1, 22, 128).blocks == 44);
 static_assert(SideBySide::make(132, 1, 33, 128).tiles == 2 && SideBySide::make(132, 1, 33, 128).blocks == 33);
+static_assert(SideBySide::make(132, 8, 96, 128).heads == 32 && SideBySide::make(132, 8, 96, 128).blocks == 32);
 static_assert(SideBySide::make(132, 2, 17, 128).blocks == 0 && SideBySide::make(132, 1, 45, 64).blocks == 0);
 
-/// Sections of the workspace of `linear_attention`, in bytes from its start: the records, a flag for each, maps and
+/// Sections of the workspace of `linear_attention`, in bytes from its start: the records, flags of each, maps and
 /// states of segments, a copy of the initial states.
 struct PrefillPlan {
   Index slot_count = 0;   ///< records per value head
@@ -67,7 +72,7 @@ struct PrefillPlan {
       return at;
     };
     take(records * record.bytes());
-    plan.ready = take(records * static_cast<Index>(sizeof(std::uint32_t)));
+    plan.ready = take(records * (value_dim / value_tile) * static_cast<Index>(sizeof(std::uint32_t)));
     plan.maps = take(pairs * record.key_dim * record.key_dim * static_cast<Index>(sizeof(float)));
     plan.states = take(pairs * record.key_dim * value_dim * static_cast<Index>(sizeof(float)));
     plan.initial = take((plan.segments == 0 ? 0 : sequences) * value_heads * record.key_dim * value_dim * static_cast<Index>(sizeof(float)));
@@ -76,6 +81,6 @@ struct PrefillPlan {
 };
 
 static_assert(segment_tokens(Split::automatic, 131072, 1, 4, 128) == 16384 && segment_tokens(Split::automatic, 8192, 1, 16, 128) == 0);
-static_assert(PrefillPlan::make({128, Strength::one}, 8192, 1, 64, 128, Split::automatic).bytes == 257ull * 64 * (29184 + 4));
+static_assert(PrefillPlan::make({128, Strength::one}, 8192, 1, 64, 128, Split::automatic).bytes == 257ull * 64 * (29184 + 8));
 
 }  // namespace braid::cuda

@@ -10,6 +10,7 @@
 #include <braid/cuda/gate.cuh>
 #include <braid/cuda/ptx/barrier.cuh>
 #include <braid/cuda/ptx/memory.cuh>
+#include <braid/cuda/time_order.hpp>
 #include <braid/cuda/triangular_inverse.cuh>
 
 #include <cstddef>
@@ -29,8 +30,10 @@ template <class T, class G> struct PrepareArguments {
   int sequences = 1, heads = 0, value_heads = 0;
   bool normalize = false, beta_logit = false;
   std::byte* records = nullptr;  ///< [slots, HV]
-  /// A flag for each record (plan.hpp): set when it is written. Null: nobody looks before the kernel has ended.
+  /// Flags of the records (time_order.hpp) where the recurrence runs beside; null: nobody looks before the kernel has ended.
   ptx::Word* ready = nullptr;
+  int heads_at_once = 1, readers = 1;  ///< of the recurrence beside: heads that are walked at the same time; blocks that read a record
+  bool reuse_places = false;           ///< the recurrence beside reads the records in the order of time
 };
 
 /// One row of the algebra's table with everything a kernel must know when it is compiled.
@@ -58,34 +61,28 @@ BRAID_FN ChunkRange find_chunk(const Index* offsets, Index tokens, int sequences
 }
 
 /// Groups of four warps in a block, each with batches of its own, three on a multiprocessor; work items of a batch at most; registers of a
-/// thread. A block of three groups leaves no room for another kernel's.
+/// thread. A block of three groups leaves no room for another kernel's. Beside the recurrence, a batch has one item.
 template <int Heads = 4, int Groups = 1> struct PreparePolicy {
   static constexpr int warps = 4, heads = Heads, groups = Groups, threads = Groups * warps * 32, registers = 168;
-  static constexpr unsigned start_apart = 1500;  // nanoseconds
-  static_assert(Heads <= warps && Heads % 2 == 0 && 3 * warps * 32 * registers <= 65536);
+  static_assert(Heads <= warps && 3 * warps * 32 * registers <= 65536);
+  static constexpr int item_clocks = 16000;  ///< about the time a group takes for an item
+  static constexpr int eager_items = 3;      ///< first items of a group, which are waited for: their flags are set at once
 };
 
-/// The batches in which groups of warps take the work items. With `flags` in the order of time, in which the recurrence waits for them, and
-/// the first batches of each group have one item, so that it can start soon and does not run dry; without, from the end, so that the records
-/// written last, still in L2, are those read first.
+/// The batches in which groups of warps take the work items. With flags each is one item, in the order of time, in which the recurrence waits for
+/// them; without, from the end, so that the records written last, still in L2, are those read first.
 template <int Most> struct Batches {
-  static constexpr int single_rounds = 3;
   int groups = 1, items = 0;
   bool flags = false;
 
-  BRAID_FN constexpr int first(int batch) const {
-    if (!flags) return ((items + Most - 1) / Most - 1 - batch) * Most;
-    const int alone = single_rounds * groups;
-    return batch < alone ? batch : alone + (batch - alone) * Most;
-  }
+  BRAID_FN constexpr int first(int batch) const { return flags ? batch : ((items + Most - 1) / Most - 1 - batch) * Most; }
   /// 0: there is no such batch.
   BRAID_FN constexpr int size(int batch) const {
-    const int from = first(batch), most = flags && batch < single_rounds * groups ? 1 : Most, left = from < 0 ? 0 : items - from;
+    const int from = first(batch), most = flags ? 1 : Most, left = from < 0 ? 0 : items - from;
     return left < 0 ? 0 : left < most ? left : most;
   }
 };
-static_assert(Batches<2>{2, 10, true}.first(5) == 5 && Batches<2>{2, 10, true}.size(5) == 1 && Batches<2>{2, 9, true}.first(7) == 8 &&
-              Batches<2>{2, 9, true}.size(6) == 2 && Batches<2>{2, 9, true}.size(7) == 1 && Batches<2>{2, 9, true}.size(8) == 0 &&
+static_assert(Batches<2>{2, 10, true}.first(5) == 5 && Batches<2>{2, 10, true}.size(9) == 1 && Batches<2>{2, 9, true}.size(9) == 0 &&
               Batches<4>{3, 6, false}.size(0) == 2 && Batches<4>{3, 6, false}.size(1) == 4 && Batches<4>{3, 6, false}.size(2) == 0);
 
 /// Body of the preparation for one group of warps.
@@ -109,14 +106,14 @@ template <class C, class P> class Preparation {
       return row * row_bytes + (byte ^ turn);
     }
     /// Starts copying; tokens past the end become zeros.
-    __device__ __forceinline__ void load(const E* base, int row_stride, const Lane& lane, int tokens) {
+    __device__ __forceinline__ void load(const E* base, int row_stride, const Lane& lane, int tokens, ptx::CachePolicy policy) {
       constexpr int rows = 32 / pieces;  // of one copy of the warp; the swizzle repeats after them
       const int first = lane.index / pieces, piece = lane.index % pieces;
       const ptx::Word to = ptx::shared_address(data + offset(first, 16 * piece));
       const E* from = base + static_cast<Index>(first) * row_stride + piece * (16 / static_cast<int>(sizeof(E)));
       const Index step = static_cast<Index>(rows) * row_stride;
 #pragma unroll
-      for (int i = 0; i < pieces; ++i, from += step) ptx::copy16_async(to + i * rows * row_bytes, from, first + i * rows < tokens);
+      for (int i = 0; i < pieces; ++i, from += step) ptx::copy16_async(to + i * rows * row_bytes, from, first + i * rows < tokens, policy);
     }
     /// Four channels (16 step + 4c ..) of token 8s + r.
     __device__ __forceinline__ auto read(const Lane& lane, int s, int step) const {
@@ -172,11 +169,21 @@ template <class C, class P> class Preparation {
   struct alignas(16) Strengths {
     float erase[chunk_tokens];   ///< e
     float column[chunk_tokens];  ///< factor of each column of T (without erasing: of Z and kg)
-    int item;                    ///< its number; negative: unused
+    float write[C::strength == Strength::two ? chunk_tokens : 1];  ///< w
+    int place;                   ///< of its record; negative: unused
   };
   /// One decay per head: products over the chunk, and between[i][j] = prod_{j<t<=i} alpha_t.
   struct ScalarDecay {
     float prefix[chunk_tokens], suffix[chunk_tokens], between[chunk_tokens][chunk_tokens + 4];
+  };
+
+  /// Two places of records that a group uses in turn, so that they stay in L2: those of its first items. Items count from one, 0: none.
+  struct Places {
+    struct Place {
+      int home, occupant;  ///< its number; the item whose record it holds
+    } place[2];
+    int turn;        ///< the place that is next
+    bool impatient;  ///< has waited in vain
   };
 
  public:
@@ -186,17 +193,19 @@ template <class C, class P> class Preparation {
     float norms[3][P::warps][chunk_tokens];  ///< q.q, k.k, q.k
     Tokens tokens;
     Strengths strengths[P::heads];
+    Places places;
     std::conditional_t<decay == Decay::per_head, ScalarDecay, char> scalar;
   };
 
   __device__ __forceinline__ Preparation(const PrepareArguments<T, G>& args, Storage& storage)
       : args_(args), storage_(storage), warp_(static_cast<int>(threadIdx.x) / 32 % P::warps), channel_(warp_ * warp_channels),
-        share_(args.value_heads / args.heads), inputs_(storage.inputs[warp_]) {}
+        share_(args.value_heads / args.heads), policy_(ptx::cache_policy(args.reuse_places)), inputs_(storage.inputs[warp_]) {}
 
-  /// Prepares every `groups`-th batch of the `items` work items, from number `batch` on; item = slot * HV + head.
+  /// Prepares every `groups`-th batch of the `items` work items, from number `batch` on.
   __device__ __forceinline__ void run(int batch, int groups, int items) {
     batches_ = {groups, items, args_.ready != nullptr};
     int size = start(batch);
+    if (is_publisher()) storage_.places = {};
     load_keys(0);
     load_rest();
     clear_flags(batch);
@@ -209,9 +218,9 @@ template <class C, class P> class Preparation {
         if (work) {
           token_factors(m);
         } else {
-          if (is_first_thread()) storage_.strengths[m].item = -1;
           barrier();  // as in token_factors: behind it nobody reads the parts of the item before, whose buffer is loaded into next
           publish();
+          if (is_publisher()) storage_.strengths[m].place = -1;
         }
         if (m + 1 < size) next();
         else start(batch + groups);
@@ -232,8 +241,8 @@ template <class C, class P> class Preparation {
       }
       barrier();
       if constexpr (C::record.erases()) invert(size);
-      written_ = batches_.first(batch), written_items_ = size;
-      if (batches_.flags && size == 1) barrier(), publish();  // one of the first records, which are waited for
+      written_ = batch;
+      if (batches_.flags && eager_ > 0) --eager_, barrier(), publish();
       size = batches_.size(batch + groups);
     }
     barrier();
@@ -246,27 +255,35 @@ template <class C, class P> class Preparation {
     if constexpr (P::groups == 1) __syncthreads();
     else ptx::named_barrier(1 + static_cast<int>(threadIdx.x) / (P::warps * 32), P::warps * 32);
   }
-  __device__ __forceinline__ bool is_first_thread() const { return warp_ == 0 && lane_.index == 0; }
+  /// The thread that deals with flags and places, of the warp that has least to do in token_factors.
+  __device__ __forceinline__ bool is_publisher() const { return warp_ == P::warps - 1 && lane_.index == 0; }
 
   /// Marks this group's records as not ready, then lets the recurrence start. Without flags it may start and wait for this kernel's end.
   __device__ __forceinline__ void clear_flags(int batch) {
     if (args_.ready != nullptr) {
       for (int b = batch + (warp_ * 32 + lane_.index) * batches_.groups; batches_.size(b) > 0; b += P::warps * 32 * batches_.groups)
-        for (int i = 0; i < batches_.size(b); ++i) args_.ready[batches_.first(b) + i] = 0;
+        for (int reader = 0; reader < args_.readers; ++reader) args_.ready[b * args_.readers + reader] = ReadyFlag::none;
       __threadfence();
       __syncthreads();  // one thread's word for all of the block: the other groups must have cleared theirs
     }
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
     ptx::launch_dependents();
 #endif
-    // The groups of a block start one after the other, so that they do not all want the same units at once and the first records come soon.
-    if constexpr (P::groups > 1) __nanosleep(threadIdx.x / (P::warps * 32) * P::start_apart);
+    // Groups start one after the other, so that records come evenly, in the order in which they are read, and not all want the same units at once.
+    if (args_.ready != nullptr) {
+      const auto begin = clock64(), wait = static_cast<long long>(batch) * P::item_clocks / batches_.groups;
+      while (clock64() - begin < wait) __nanosleep(100);
+    }
   }
-  /// Sets the flags of the last batch, behind a barrier that follows its last write. One warp does, which has least to do in token_factors;
-  /// whoever sees a flag makes the copy engine see the record (HopperRecurrence::wait_for_records).
+  /// Sets the flags of the last item, behind a barrier that follows its last write; whoever sees one makes the copy engine see the record
+  /// (HopperRecurrence::wait_for_records).
   __device__ __forceinline__ void publish() {
-    if (args_.ready != nullptr && warp_ == P::warps - 1 && lane_.index < written_items_) ptx::store_release(args_.ready + written_ + lane_.index, 1);
-    written_items_ = 0;
+    if (args_.ready != nullptr && is_publisher() && written_ >= 0 && storage_.strengths[0].place >= 0) {
+      const std::uint32_t flag = ReadyFlag::at(storage_.strengths[0].place);
+      ptx::fence_release();
+      for (int reader = 0; reader < args_.readers; ++reader) ptx::store_relaxed(args_.ready + written_ * args_.readers + reader, flag);
+    }
+    written_ = -1;
   }
 
   /// Finds the first item of a batch and returns how many it has; `next` moves to the following one.
@@ -275,8 +292,14 @@ template <class C, class P> class Preparation {
     tokens_ = 0;
     if (size > 0) {
       item_ = batches_.first(batch);
-      head_ = item_ % args_.value_heads;
-      find();
+      if (batches_.flags) {
+        const TimeOrder order{args_.offsets, args_.tokens, args_.sequences, args_.value_heads, args_.heads_at_once};
+        const TimeOrder::Chunk chunk = order.chunk(item_);
+        first_ = chunk.first, tokens_ = chunk.tokens, head_ = chunk.head;
+      } else {
+        head_ = item_ % args_.value_heads;
+        find();
+      }
     }
     return size;
   }
@@ -291,8 +314,33 @@ template <class C, class P> class Preparation {
     const ChunkRange chunk = find_chunk(args_.offsets, args_.tokens, args_.sequences, item_ / args_.value_heads);
     first_ = static_cast<int>(chunk.first), tokens_ = chunk.tokens;
   }
+  /// Whether the record in the place that is next has been fetched by all its readers.
+  __device__ __forceinline__ bool place_is_free() const {
+    const int occupant = storage_.places.place[storage_.places.turn].occupant;
+    bool free = true;
+    for (int reader = 0; reader < args_.readers && occupant > 0; ++reader)
+      free &= ptx::load_relaxed(args_.ready + (occupant - 1) * args_.readers + reader) == ReadyFlag::consumed;
+    return free;
+  }
+  /// Where the current item's record goes: to the place that is next once it is free, else to its own. One thread waits a while for the
+  /// recurrence, so as not to run far ahead of it, but not for ever: that may start only when this kernel has ended.
+  __device__ __forceinline__ int choose_place(bool free) {
+    if (!args_.reuse_places) return item_;
+    Places& places = storage_.places;
+    for (int tries = places.impatient ? 0 : 200; !free && tries > 0; --tries) {
+      __nanosleep(100);
+      free = place_is_free();
+    }
+    places.impatient |= !free;
+    if (!free) return item_;
+    auto& place = places.place[places.turn];
+    places.turn ^= 1;
+    if (place.occupant == 0) place.home = item_;
+    place.occupant = item_ + 1;
+    return place.home;
+  }
 
-  __device__ __forceinline__ std::byte* record(int item) const { return args_.records + static_cast<Index>(item) * C::record.bytes(); }
+  __device__ __forceinline__ std::byte* record(int place) const { return args_.records + static_cast<Index>(place) * C::record.bytes(); }
   /// Row of a [T, heads] array.
   __device__ __forceinline__ Index row(int heads, int head, int token = 0) const { return static_cast<Index>(first_ + token) * heads + head; }
   /// Starts reading the current item's q and k.
@@ -300,8 +348,8 @@ template <class C, class P> class Preparation {
     if (tokens_ > 0) {
       const Index at = row(args_.heads, share_ == 1 ? head_ : head_ / share_) * K + channel_;
       Keys& keys = inputs_.keys[buffer];
-      keys.q.load(args_.q + at, args_.heads * K, lane_, tokens_);
-      keys.k.load(args_.k + at, args_.heads * K, lane_, tokens_);
+      keys.q.load(args_.q + at, args_.heads * K, lane_, tokens_, policy_);
+      keys.k.load(args_.k + at, args_.heads * K, lane_, tokens_, policy_);
     }
     ptx::copy_commit();
   }
@@ -309,7 +357,7 @@ template <class C, class P> class Preparation {
   __device__ __forceinline__ void load_rest() {
     if (tokens_ > 0) {
       if constexpr (decay == Decay::per_channel)
-        inputs_.gate.load(args_.gate + row(args_.value_heads, head_) * K + channel_, args_.value_heads * K, lane_, tokens_);
+        inputs_.gate.load(args_.gate + row(args_.value_heads, head_) * K + channel_, args_.value_heads * K, lane_, tokens_, policy_);
       if constexpr (raw_gate && decay == Decay::per_channel) {
         if (lane_.index < warp_channels / 4)
           ptx::copy16_async(ptx::shared_address(inputs_.bias + 4 * lane_.index), args_.dt_bias + head_ * K + channel_ + 4 * lane_.index);
@@ -323,6 +371,7 @@ template <class C, class P> class Preparation {
     Word beta_bits = 0;
     if constexpr (C::Update::uses_beta)
       if (warp_ == 1 && lane_.index < tokens_) beta_bits = ptx::load_bits(args_.beta + row(args_.value_heads, head_, lane_.index));
+    const bool free = args_.reuse_places && is_publisher() && place_is_free();  // asked here, used behind the barrier
     ptx::copy_wait<1>();
     __syncwarp();
     const Keys& keys = inputs_.keys[buffer_];
@@ -367,11 +416,11 @@ template <class C, class P> class Preparation {
       const float write = token < tokens ? C::Update::template write<float>(beta, used) : 0.f;
       out.erase[token] = token < tokens ? C::Update::template erase<float>(beta, used) : 0.f;
       out.column[token] = C::strength == Strength::two ? 1.f : write;
-      if constexpr (C::strength == Strength::two) reinterpret_cast<float*>(record(item_) + C::record.w())[token] = write;
+      if constexpr (C::strength == Strength::two) out.write[token] = write;
     } else if (warp_ == 2) {
       if constexpr (decay == Decay::per_head) scalar_decays();
     } else if (token == 0) {
-      out.item = item_;
+      out.place = choose_place(free);
       if constexpr (decay == Decay::per_channel) storage_.tokens.rate = rate();
     }
     barrier();
@@ -454,7 +503,7 @@ template <class C, class P> class Preparation {
           read_scaled(k, keys.k, s, step, storage_.tokens.k_factor[8 * s + lane_.r]);
         });
         write_rows(strengths, step, rows);
-        if (decays.has_total(lane_)) store_decay(record(strengths.item) + C::record.a(), channel_ + 16 * step + 4 * lane_.c, decays.total);
+        if (decays.has_total(lane_)) store_decay(record(strengths.place) + C::record.a(), channel_ + 16 * step + 4 * lane_.c, decays.total);
         __syncwarp();
       }
       return matrices.tiles(lane_);
@@ -490,7 +539,7 @@ template <class C, class P> class Preparation {
 #pragma unroll
           for (int t = 0; t <= s; ++t) multiply_tile<Operand>(tiles.tile[Tiles::at(s, t)], k[s], q[s], k[t]);
         write_rows(strengths, step, rows);
-        if (lane_.r == 0) store_decay(record(strengths.item) + C::record.a(), channel_ + 16 * step + 4 * lane_.c, total);
+        if (lane_.r == 0) store_decay(record(strengths.place) + C::record.a(), channel_ + 16 * step + 4 * lane_.c, total);
       }
       return tiles;
     }
@@ -498,7 +547,7 @@ template <class C, class P> class Preparation {
   /// kd, qd and kg of 16 channels; eight rows further on the swizzle is the same.
   __device__ __forceinline__ void write_rows(const Strengths& token, int step, const Rows16& rows) const {
     const int channel = channel_ + 16 * step + 4 * lane_.c;
-    std::byte* const start = record(token.item);
+    std::byte* const start = record(token.place);
     std::byte *const rows_q = start + Record::row_element(lane_.r, channel, C::record.qd_panel()), *const rows_g = start + Record::row_element(lane_.r, channel);
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
@@ -522,7 +571,7 @@ template <class C, class P> class Preparation {
 
   /// T' of the batch, a warp for each item.
   __device__ __forceinline__ void invert(int size) {
-    if (warp_ >= size || storage_.strengths[warp_].item < 0) return;
+    if (warp_ >= size || storage_.strengths[warp_].place < 0) return;
     Tiles tiles;
 #pragma unroll
     for (int i = 0; i < 10; ++i) {
@@ -530,12 +579,14 @@ template <class C, class P> class Preparation {
       tiles.tile[i][0] = x.x, tiles.tile[i][1] = x.y;
     }
     const Strengths& token = storage_.strengths[warp_];
-    write_inverse<Operand>(lane_, tiles, token.erase, token.column, inputs_.scratch(buffer_ ^ 1), record(token.item) + C::record.t());
+    write_inverse<Operand>(lane_, tiles, token.erase, token.column, inputs_.scratch(buffer_ ^ 1), record(token.place) + C::record.t());
   }
 
   /// Sums the warps' parts, a few tiles each; keeps M, writes Z.
   __device__ __forceinline__ void reduce(int m) {
-    std::byte* const z = record(storage_.strengths[m].item) + (C::record.z() + 4 * lane_.index);
+    if constexpr (C::strength == Strength::two)
+      if (warp_ == 3) reinterpret_cast<float*>(record(storage_.strengths[m].place) + C::record.w())[lane_.index] = storage_.strengths[m].write[lane_.index];
+    std::byte* const z = record(storage_.strengths[m].place) + (C::record.z() + 4 * lane_.index);
     const auto write = [z](int s, int t, Word pair) { *reinterpret_cast<Word*>(z + static_cast<unsigned>(4 * s + t) * 128u) = pair; };
 #pragma unroll
     for (int first = 0; first < 10; first += P::warps) {
@@ -576,11 +627,13 @@ template <class C, class P> class Preparation {
   Lane lane_;
   int warp_, channel_;  ///< the warp's first channel
   int share_;           ///< value heads that share a key head
+  ptx::CachePolicy policy_;  ///< of inputs: where places are used again, records are what should stay in L2
   Inputs& inputs_;
   Batches<P::heads> batches_;
   int buffer_ = 0;           ///< of the current item's keys
-  int written_ = 0, written_items_ = 0;  ///< the batch whose records are written, their flags not set yet
-  int item_ = 0, head_ = 0;     ///< the current item, slot * HV + head
+  int written_ = -1;         ///< the item whose flags are not set yet
+  int eager_ = P::eager_items;
+  int item_ = 0, head_ = 0;     ///< the current item, slot * HV + head, or with flags in the order of time
   int first_ = 0, tokens_ = 0;  ///< its tokens; none: the slot is unused
 };
 
@@ -589,7 +642,7 @@ template <class C, class P>
 __global__ void __maxnreg__(P::registers) prepare_kernel(const __grid_constant__ PrepareArguments<typename C::T, typename C::G> args) {
   using Body = Preparation<C, P>;
   extern __shared__ __align__(16) unsigned char prepare_shared[];
-  const int group = static_cast<int>(threadIdx.x) / (P::warps * 32), first = static_cast<int>(blockIdx.x) * P::groups + group;
+  const int group = static_cast<int>(threadIdx.x) / (P::warps * 32), first = group * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
   const int items = static_cast<int>(slots(args.tokens, args.sequences) * args.value_heads);
   Body(args, reinterpret_cast<typename Body::Storage*>(prepare_shared)[group]).run(first, static_cast<int>(gridDim.x) * P::groups, items);
 }

@@ -5,8 +5,8 @@
 // state in its accumulators for the whole sequence, and the 16-bit copy of that is the register operand of every product with it.
 #pragma once
 
-#include <braid/cuda/check.cuh>
 #include <braid/cuda/chunk_products.cuh>
+#include <braid/cuda/context.cuh>
 #include <braid/cuda/dplr_record.hpp>
 #include <braid/cuda/ptx/memory.cuh>
 #include <braid/cuda/recurrence_fragments.cuh>
@@ -197,13 +197,12 @@ __global__ void __launch_bounds__(Policy::threads, Policy::blocks) dplr_recurren
 }
 
 /// On `units` sequences or segments.
-template <class Body, class Policy, int KeyDim, class T>
-void launch_recurrence(void (*kernel)(RecurrenceArguments<T>), const RecurrenceArguments<T>& args, Index units, cudaStream_t stream) {
+template <class Body, class Policy, int KeyDim, auto Kernel, class T>
+void launch_recurrence(const RecurrenceArguments<T>& args, Index units, cudaStream_t stream) {
   constexpr int shared = sizeof(typename Body::Storage);
   const Index blocks = units * args.value_heads * blocks_of_head(args, KeyDim, 1);
-  static const cudaError_t raised = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
-  check(raised, "cuda recurrence");
-  kernel<<<static_cast<unsigned>(blocks), Policy::threads, shared, stream>>>(args);
+  allow_shared<Kernel>(shared);
+  Kernel<<<static_cast<unsigned>(blocks), Policy::threads, shared, stream>>>(args);
   check(cudaGetLastError(), "cuda recurrence");
 }
 
@@ -215,14 +214,14 @@ using DefaultPortablePolicy = PortablePolicy<2, 2>;
 template <class T, class Operand, int KeyDim, Strength Kind>
 void launch_portable_recurrence(const RecurrenceArguments<T>& args, Index units, cudaStream_t stream) {
   using Policy = DefaultPortablePolicy;
-  detail::launch_recurrence<PortableRecurrence<T, Operand, KeyDim, RankOneForm<Kind>, Policy>, Policy, KeyDim>(
-      &detail::recurrence_kernel<T, Operand, KeyDim, Kind, Policy>, args, units, stream);
+  detail::launch_recurrence<PortableRecurrence<T, Operand, KeyDim, RankOneForm<Kind>, Policy>, Policy, KeyDim,
+                            &detail::recurrence_kernel<T, Operand, KeyDim, Kind, Policy>>(args, units, stream);
 }
 template <class T, class Operand, int KeyDim>
 void launch_dplr_recurrence(const RecurrenceArguments<T>& args, Index units, cudaStream_t stream) {
   using Policy = DefaultPortablePolicy;
-  detail::launch_recurrence<PortableRecurrence<T, Operand, KeyDim, DplrForm, Policy>, Policy, KeyDim>(
-      &detail::dplr_recurrence_kernel<T, Operand, KeyDim, Policy>, args, units, stream);
+  detail::launch_recurrence<PortableRecurrence<T, Operand, KeyDim, DplrForm, Policy>, Policy, KeyDim,
+                            &detail::dplr_recurrence_kernel<T, Operand, KeyDim, Policy>>(args, units, stream);
 }
 
 }  // namespace braid::cuda

@@ -6,7 +6,7 @@
 // segment from the state at its start. The first segment starts from the initial state and needs no M, the last no summary.
 #pragma once
 
-#include <braid/cuda/record.hpp>
+#include <braid/cuda/time_order.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -36,9 +36,9 @@ template <class T> struct RecurrenceArguments {
   int sequences = 1, value_heads = 0, value_dim = 0;
   float scale = 1;
 
-  /// A flag for each record: the kernels run side by side and a record is read once its flag is set. Null: the preparation has ended
-  /// before the first record is read.
-  const std::uint32_t* ready = nullptr;
+  /// Flags of the records (time_order.hpp): the kernels run side by side. Null: the preparation has ended before the first record is read.
+  std::uint32_t* ready = nullptr;
+  int heads_at_once = 1;  ///< with flags: heads that are walked at the same time
 
   Pass pass = Pass::whole;
   Index segment_tokens = 0;         ///< a multiple of 32; of `summary` and `outputs`

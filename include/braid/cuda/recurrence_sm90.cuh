@@ -1,11 +1,12 @@
 // The recurrence over chunks on Hopper: Eqs. (8)-(9) from the records of record.hpp. A block has 64 or 128 values of a head of a sequence.
 //
 // The state S^T (value x key) of 64 values lives in the accumulators of one warpgroup for the whole sequence; its 16-bit copy is the register
-// operand of every product that reads it, so it never passes through shared memory. One more warp keeps a ring of stages (record and values
-// of a chunk) filled by asynchronous copies, others carry outputs from shared memory away. E^T, O^T and R^T are value x token.
+// operand of every product that reads it, so it never passes through shared memory. One more warp keeps a ring of stages filled with the records of
+// chunks, another with their values, others carry outputs from shared memory away. E^T, O^T and R^T are value x token.
 //
-// The kernel may run beside the preparation, which writes the records in the order of time: then the copying warp waits for a record's flag.
-// The flags are cleared before this kernel may start, and the preparation waits for nobody, so no order of blocks can lock up.
+// The kernel may run beside the preparation, which writes the records in the order of time: then the copying warp waits for a record's flag, and
+// says when it has fetched the record, so that its place may be used again (time_order.hpp). The flags are cleared before this kernel may start,
+// and the preparation waits a limited time for a place, so no order of blocks can lock up.
 //
 // What bounds the kernel at few heads is the chain E, R, S of one chunk after the other. What is off that chain stands where the
 // warpgroup would wait for a product: half of O behind E, the other half and the decay of S behind R. With two tiles a block, see `consume`.
@@ -21,9 +22,10 @@ namespace braid::cuda {
 /// Value tiles of a block, a warpgroup each; stages of the ring; blocks per multiprocessor.
 template <int Tiles, int Stages, int Blocks> struct HopperPolicy {
   static constexpr int tiles = Tiles, stages = Stages, blocks = Blocks;
-  /// One warp fetches, one for each tile carries outputs away. Registers are handed out by warpgroups: with two tiles there are three, all
-  /// compiled for 168, of which those that copy leave some to those that walk.
-  static constexpr int consumers = 4 * Tiles, threads = 32 * (consumers + (Tiles == 1 ? 2 : 4));
+  /// One warp fetches records, one values, one for each tile carries outputs away; where two blocks share a multiprocessor one fetches both. Registers
+  /// are handed out by warpgroups: with two tiles there are three, all compiled for 168, of which those that copy leave some to those that walk.
+  static constexpr bool values_apart = Blocks == 1;
+  static constexpr int consumers = 4 * Tiles, values_warp = values_apart ? 1 + Tiles : 0, threads = 32 * (consumers + 1 + Tiles + values_apart);
   static constexpr bool moves_registers = Tiles == 2;
   static constexpr int walking_registers = 208, copying_registers = 88;
   static_assert(Tiles == 1 || (Tiles == 2 && 128 * (2 * walking_registers + copying_registers) <= 65536));
@@ -68,8 +70,9 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       outputs ? consume<true>() : consume<false>();
     } else {
       if constexpr (Policy::moves_registers) ptx::leave_registers<Policy::copying_registers>();
-      if (warp_ == 0) produce();
-      else if (outputs && warp_ <= Policy::tiles) carry_away(warp_ - 1);
+      if (warp_ == 0) fetch_records();
+      else if (warp_ == Policy::values_warp) fetch_values();
+      else if (outputs) carry_away(warp_ - 1);
     }
   }
 
@@ -81,49 +84,103 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     }
   };
 
-  __device__ __forceinline__ void produce() {
+  __device__ __forceinline__ void fetch_records() {
+    const std::byte* const records = args_.records + this->first_record() * layout.bytes();
     const Index stride = args_.value_heads * static_cast<Index>(layout.bytes());
-    const std::byte* next = args_.records + this->first_record() * layout.bytes();
-    const T* value = args_.v + this->value_offset(0) + lane_ % 8 * 8;
-    const int value_row = args_.value_heads * args_.value_dim;
-    const Index value_step = static_cast<Index>(chunk_tokens) * value_row;
-    if (args_.ready == nullptr) ptx::wait_for_previous_grid();
-    Ring at;
-    int written = args_.ready == nullptr ? count_ : 0;  // chunks whose records are known to be written
-    for (int chunk = 0; chunk < count_; ++chunk, next += stride, value += value_step) {
-      if (chunk >= written) written = wait_for_records(chunk);
+    Values values(*this);
+    Flags flags(*this);
+    if (!flags.used()) ptx::wait_for_previous_grid();
+    Ring at, last;
+    for (int chunk = 0; chunk < count_; ++chunk) {
+      if (flags.used()) flags.wait_for_record(*this, chunk);
       storage_.empty[at.stage].wait(at.parity ^ 1);
-      const int tokens = this->value_tokens_in(chunk);
+      const std::byte* from = flags.used() ? args_.records + flags.place(chunk) * layout.bytes() : records + chunk * stride;
       ptx::Barrier& full = storage_.full[at.stage];
       if (lane_ == 0) {
         full.arrive_expect(layout.bytes());
-        ptx::bulk_load(ptx::shared_address(storage_.record[at.stage]), next, layout.bytes(), full);
+        ptx::bulk_load(ptx::shared_address(storage_.record[at.stage]), from, layout.bytes(), full);
       }
-      // 32 x 128 bytes of values: a bulk copy a row would serialise over the lanes.
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const int token = lane_ / 8 + 4 * i;
-        const Word to = ptx::shared_address(storage_.values[at.stage]) + token * Base::value_stride + lane_ % 8 * 16;
-        const T* from = value + (token < tokens ? token * value_row : 0);
-#pragma unroll
-        for (int tile = 0; tile < Policy::tiles; ++tile)
-          ptx::copy16_async(to + tile * chunk_tokens * Base::value_stride, from + tile * value_tile, token < tokens);
+      if constexpr (!Policy::values_apart) values.fetch(*this, chunk, at.stage);
+      if (flags.used() && chunk > 0) {
+        storage_.full[last.stage].wait(last.parity);
+        flags.release(*this, chunk - 1);
       }
-      full.arrive_after_copies();
+      last = at;
+      at.advance();
+    }
+    if (flags.used() && count_ > 0) {
+      storage_.full[last.stage].wait(last.parity);
+      flags.release(*this, count_ - 1);
+    }
+  }
+  __device__ __forceinline__ void fetch_values() {
+    Values values(*this);
+    Ring at;
+    for (int chunk = 0; chunk < count_; ++chunk) {
+      storage_.empty[at.stage].wait(at.parity ^ 1);
+      values.fetch(*this, chunk, at.stage);
       at.advance();
     }
   }
-  /// Waits until the preparation has written the record of `chunk`; returns the first chunk not known to be written, of 32 looked at.
-  __device__ __forceinline__ int wait_for_records(int chunk) const {
-    const std::uint32_t* flag = args_.ready + this->first_record() + static_cast<Index>(chunk + lane_) * args_.value_heads;
-    unsigned missing;
-    do {
-      missing = __ballot_sync(~0u, chunk + lane_ >= count_ || ptx::load_acquire(flag) == 0);
-    } while (missing & 1);
-    __syncwarp();
-    ptx::fence_async_global();
-    return chunk + (missing == 0 ? 32 : __ffs(static_cast<int>(missing)) - 1);
-  }
+  /// Copies 32 x 128 bytes of values for each tile, by cp.async: a bulk copy a row would serialise over the lanes.
+  struct Values {
+    const T* next;
+    int row;
+    ptx::CachePolicy policy;
+
+    __device__ __forceinline__ explicit Values(const HopperRecurrence& body)
+        : next(body.args_.v + body.value_offset(0) + body.lane_ % 8 * 8), row(body.args_.value_heads * body.args_.value_dim),
+          policy(ptx::cache_policy(body.args_.ready != nullptr)) {}
+
+    __device__ __forceinline__ void fetch(const HopperRecurrence& body, int chunk, int stage) {
+      const int tokens = body.value_tokens_in(chunk), first = body.lane_ / 8;
+      const Word to = ptx::shared_address(body.storage_.values[stage]) + first * Base::value_stride + body.lane_ % 8 * 16;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const bool there = first + 4 * i < tokens;
+        const T* from = next + (there ? (first + 4 * i) * row : 0);
+#pragma unroll
+        for (int tile = 0; tile < Policy::tiles; ++tile)
+          ptx::copy16_async(to + (tile * chunk_tokens + 4 * i) * Base::value_stride, from + tile * value_tile, there, policy);
+      }
+      body.storage_.full[stage].arrive_after_copies();
+      next += static_cast<Index>(chunk_tokens) * row;
+    }
+  };
+  /// The flags of the walk's records (time_order.hpp), 32 looked at at once, a lane each.
+  struct Flags {
+    std::uint32_t* first = nullptr;  ///< of the walk's first record; null: unused
+    Index step = 0;                  ///< from chunk to chunk
+    int begin = 0, end = 0;          ///< chunks known to be written
+    Word flag = 0;                   ///< of chunk begin + lane
+
+    __device__ __forceinline__ explicit Flags(const HopperRecurrence& body) {
+      const RecurrenceArguments<T>& args = body.args_;
+      if (args.ready == nullptr) return;
+      const TimeOrder order{args.offsets, args.tokens, args.sequences, args.value_heads, args.heads_at_once};
+      const int readers = args.value_dim / (Policy::tiles * value_tile);
+      first = args.ready + static_cast<Index>(order.first_item(body.walk_.sequence, body.walk_.head)) * readers + body.walk_.tile / Policy::tiles;
+      step = static_cast<Index>(args.heads_at_once) * readers;
+    }
+    __device__ __forceinline__ bool used() const { return first != nullptr; }
+    /// Waits until the preparation has written the record of `chunk`.
+    __device__ __forceinline__ void wait_for_record(const HopperRecurrence& body, int chunk) {
+      if (chunk < end) return;
+      unsigned missing;
+      do {
+        flag = chunk + body.lane_ >= body.count_ ? ReadyFlag::none : ptx::load_acquire(first + (chunk + body.lane_) * step);
+        missing = __ballot_sync(~0u, flag == ReadyFlag::none);
+      } while (missing & 1);
+      __syncwarp();
+      ptx::fence_async_global();
+      begin = chunk, end = chunk + (missing == 0 ? 32 : __ffs(static_cast<int>(missing)) - 1);
+    }
+    __device__ __forceinline__ Index place(int chunk) const { return ReadyFlag::place(__shfl_sync(~0u, flag, chunk - begin)); }
+    /// Says that the record of `chunk` has been fetched. Relaxed: the barrier that was waited for says that it has been read.
+    __device__ __forceinline__ void release(const HopperRecurrence& body, int chunk) const {
+      if (body.lane_ == 0) ptx::store_relaxed(first + chunk * step, ReadyFlag::consumed);
+    }
+  };
 
   __device__ __forceinline__ void carry_away(int tile) {
     T* out = args_.o + this->value_offset(0) + tile * value_tile + lane_ % 8 * 8;
@@ -141,7 +198,7 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const int token = lane_ / 8 + 4 * i;
-        if (token < tokens) *reinterpret_cast<uint4*>(out + token * row) = piece[i];
+        if (token < tokens) __stcs(reinterpret_cast<uint4*>(out + token * row), piece[i]);
       }
     }
   }
@@ -150,8 +207,8 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     float s[KeyDim / 2], o[16], e[16];
     Word operand[KeyDim / 4], values[8], r[8];  // r holds E and R in turn
     // Two warpgroups fill each other's waits, so what counts is the time of the matrix units: E and O are one product. One alone fills its
-    // own waits, with O in halves; so do the types for which ptxas would serialise the products (C7511).
-    constexpr bool at_once = Outputs && Policy::tiles == 2 && Kind == Strength::one && std::is_same_v<T, __nv_bfloat16>, by_halves = Outputs && !at_once;
+    // own waits, with O in halves.
+    constexpr bool at_once = Outputs && Policy::tiles == 2 && layout.erases(), by_halves = Outputs && !at_once;
     this->load_state(s);
     this->pack_words(operand, s);
     const bool checkpoints = this->wants_checkpoints();
@@ -173,9 +230,11 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       ptx::wgmma_pin(operand);
       ptx::wgmma_pin(e);
       ptx::wgmma_fence();
-      if constexpr (at_once) multiply_both(e, o, operand, base);
-      else if constexpr (layout.erases()) multiply_rows<0, steps>(e, operand, base + layout.kd(), 1);
-      ptx::wgmma_commit();
+      if constexpr (layout.erases()) {
+        if constexpr (at_once) multiply_both(e, o, operand, base);
+        else multiply_rows<0, steps>(e, operand, base + layout.kd(), 1);
+        ptx::wgmma_commit();
+      }
       if constexpr (by_halves) {
         multiply_rows<0, steps / 2>(o, operand, base + layout.qd(), 0);
         ptx::wgmma_commit();
@@ -216,7 +275,8 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       for (int i = 0; i < 2; ++i) ptx::wgmma<Operand, true>(s, r + 4 * i, kg + i * (2048 >> 4), 1);
       ptx::wgmma_commit();
       if constexpr (Outputs) {
-        multiply_square(o, r, base + layout.z(), 1);
+        if constexpr (at_once) multiply_z(e, o, r, base);
+        else multiply_square(o, r, base + layout.z(), 1);
         ptx::wgmma_commit();
       }
       const Ring used = at;
@@ -264,6 +324,15 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     for (int i = 0; i < 2; ++i) ptx::wgmma<Operand, false>(d, a + 4 * i, b + i * (256 >> 4), i > 0 || accumulate);
   }
 
+  /// o += R^T Z^T, and into e, which nobody needs any more, the same with the 32 rows before Z: with accumulators that are a pair in one product and
+  /// alone in another, ptxas serialises all products (C7511).
+  __device__ __forceinline__ static void multiply_z(float (&e)[16], float (&o)[16], const Word (&r)[8], Word record) {
+    static_assert(layout.z() >= Record::square_bytes);
+    const auto b = ptx::descriptor(record + layout.z() - Record::square_bytes, 128, 512, ptx::Swizzle::none);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) ptx::wgmma_pair<Operand, false>(e, o, r + 4 * i, b + i * (256 >> 4), 1);
+  }
+
   /// Hands O of a chunk, [token][value] in shared memory, to the warp that carries it away. The buffer is known to be empty.
   __device__ __forceinline__ void pass_output(const float (&o)[16], int chunk) {
     const int buffer = chunk % output_buffers;
@@ -291,7 +360,13 @@ __global__ void __launch_bounds__(Policy::threads, Policy::blocks)
   auto& storage = *reinterpret_cast<typename Body::Storage*>(recurrence_shared);
   if (threadIdx.x == 0) storage.walk = find_walk(args, blockIdx.x, KeyDim, Policy::tiles);
   __syncthreads();
+#ifdef DBG
+  if (threadIdx.x == 0) asm volatile("mov.u64 %0, %globaltimer;" : "=l"(dbg_rec[2 * blockIdx.x % 4096]));
+#endif
   if (storage.walk.active) Body(args, storage).run();
+#ifdef DBG
+  if (threadIdx.x == 0) asm volatile("mov.u64 %0, %globaltimer;" : "=l"(dbg_rec[(2 * blockIdx.x + 1) % 4096]));
+#endif
   // The stream goes on when this grid has ended; the preparation, which may still be writing for others, must have ended too.
   if (blockIdx.x == gridDim.x - 1) ptx::wait_for_previous_grid();
 #endif

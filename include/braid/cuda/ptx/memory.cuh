@@ -26,10 +26,16 @@ __device__ __forceinline__ Word load_bits(const __half* pointer) {
 __device__ __forceinline__ Word load_bits(const __nv_bfloat16* pointer) { return load_bits(reinterpret_cast<const __half*>(pointer)); }
 __device__ __forceinline__ Word load_bits(const float* pointer) { return __float_as_uint(__ldg(pointer)); }
 
-/// A flag between blocks: what happened before `store_release` (in the whole block, given a block barrier between) has happened for
-/// whoever reads its value with `load_acquire`.
-__device__ __forceinline__ void store_release(Word* flag, Word value) {
-  asm volatile("fence.acq_rel.gpu;\nst.relaxed.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+/// Flags between blocks: what happened before `fence_release` and `store_relaxed` (in the whole block, given a block barrier between) has
+/// happened for whoever reads the value with `load_acquire`.
+__device__ __forceinline__ void fence_release() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+__device__ __forceinline__ void store_relaxed(Word* flag, Word value) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+}
+__device__ __forceinline__ Word load_relaxed(const Word* flag) {
+  Word value;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+  return value;
 }
 __device__ __forceinline__ Word load_acquire(const Word* flag) {
   Word value;
@@ -43,10 +49,24 @@ template <class T> __device__ __forceinline__ T& uniform(T& shared) {
   return *static_cast<T*>(__cvta_shared_to_generic(__reduce_max_sync(~0u, shared_address(&shared))));
 }
 
+/// What L2 does with what is read: keep it as anything else, or (`once`) give it up before all else.
+using CachePolicy = std::uint64_t;
+__device__ __forceinline__ CachePolicy cache_policy(bool once) {
+  CachePolicy first, normal;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(first));
+  asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(normal));
+  return once ? first : normal;
+}
+
 /// Copies 16 bytes from global to shared memory without registers; `valid` = false writes zeros.
 __device__ __forceinline__ void copy16_async(Word shared, const void* global, bool valid = true) {
   const int bytes = valid ? 16 : 0;
   asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes) : "memory");
+}
+/// The same with a policy.
+__device__ __forceinline__ void copy16_async(Word shared, const void* global, bool valid, CachePolicy policy) {
+  const int bytes = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::256B [%0], [%1], 16, %2, %3;" ::"r"(shared), "l"(global), "r"(bytes), "l"(policy) : "memory");
 }
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits until at most `Pending` of this thread's groups are under way.
