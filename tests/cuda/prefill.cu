@@ -404,15 +404,18 @@ TEST_CASE("beside the preparation: heads in rounds, places of records used again
   // record; two of one tile.
   for (const Shape& shape : {Shape{{700, 0, 33, 500}, 32, 64, 64, 128}, Shape{{1500}, 16, 16, 64, 256}, Shape{{6000}, 8, 8, 128, 128}}) {
     Prefill<Bounded, DeltaRule, bf16, bf16> call(make_problem(shape, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 67, round_bf16));
-    call.run(Path::automatic);
-    const Errors e = call.errors();
-    CHECK(e.o <= 2.5e-3);
-    CHECK(e.state <= 1.5e-3);
-    CHECK(call.guards_intact());
-    const Bits<decltype(call)> bits(call);
-    for (int i = 0; i < 20; ++i) call.launch(Path::automatic);
-    cuda_ok(cudaDeviceSynchronize(), "prefill");
-    CHECK(Bits<decltype(call)>(call) == bits);
+    for (double memory : {3.35e6, 4.9e6}) {  // an H100's, with which places are used again, and an H200's
+      call.memory_bytes_per_us = memory;
+      call.run(Path::automatic);
+      const Errors e = call.errors();
+      CHECK(e.o <= 2.5e-3);
+      CHECK(e.state <= 1.5e-3);
+      CHECK(call.guards_intact());
+      const Bits<decltype(call)> bits(call);
+      for (int i = 0; i < 20; ++i) call.launch(Path::automatic);
+      cuda_ok(cudaDeviceSynchronize(), "prefill");
+      CHECK(Bits<decltype(call)>(call) == bits);
+    }
   }
 }
 
@@ -421,7 +424,20 @@ TEST_CASE("each kernel once, small: the case for compute-sanitizer") {
   check<Bounded, DeltaRule, bf16, bf16>({{97, 0, 33}, 1, 2, 128, 128}, Kind::random, GateForm::bounded, "KDA");
   check<Bounded, DeltaRule, bf16, bf16>({{97}, 24, 24, 128, 128}, Kind::random, GateForm::bounded, "two tiles, beside", {Path::automatic});
   check<Bounded, DeltaRule, bf16, bf16>({{33, 40}, 34, 34, 128, 128}, Kind::random, GateForm::bounded, "two tiles, after", {Path::automatic});
-  check<Bounded, DeltaRule, bf16, bf16>({{33, 40}, 48, 48, 64, 128}, Kind::random, GateForm::bounded, "two tiles, in rounds", {Path::automatic});
+  for (double memory : {3.35e6, 4.9e6}) {
+    const Problem p = make_problem({{33, 40}, 48, 48, 64, 128}, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 69, round_bf16);
+    Prefill<Bounded, DeltaRule, bf16, bf16> call(p), one(cut(p, 0, 33, {p.initial_state.begin(), p.initial_state.begin() + 48 * p.state_size()}));
+    call.memory_bytes_per_us = one.memory_bytes_per_us = memory;
+    call.run(Path::automatic), one.run(Path::automatic);
+    CHECK(call.errors().o <= 2.5e-3);
+    CHECK(one.errors().o <= 2.5e-3);
+  }
+  for (double memory : {3.35e6, 4.9e6}) {  // beside the preparation, places used again or not
+    Prefill<Bounded, DeltaRule, bf16, bf16> call(make_problem({{97}, 24, 24, 128, 128}, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 71, round_bf16));
+    call.memory_bytes_per_us = memory;
+    call.run(Path::automatic);
+    CHECK(call.errors().o <= 2.5e-3);
+  }
   check<Head, DeltaRule>({{97}, 1, 1, 64, 64}, Kind::slow, GateForm::given, "Gated DeltaNet");
   check<NoDecay, Additive>({{97}, 1, 1, 64, 64}, Kind::random, GateForm::given, "linear attention");
   check<SquaredGate, Longhorn>({{97}, 1, 1, 64, 64}, Kind::random, GateForm::softplus, "a user's gate and update");

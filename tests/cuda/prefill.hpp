@@ -13,6 +13,7 @@ template <class Gate, class Update, class T = __nv_bfloat16, class G = float, cl
   Problem p;
   Index interval = 0;  ///< checkpoint interval in tokens, 0: none
   cuda::Split split = cuda::Split::automatic;
+  double memory_bytes_per_us = 0;  ///< 0: the device's own; else it is taken for one with this memory (SideBySide)
   DeviceArray<T> q, k, v, a, b, o;
   DeviceArray<G> gate, beta;
   DeviceArray<float> A_log, dt_bias, initial, final_state, checkpoints;
@@ -45,7 +46,17 @@ template <class Gate, class Update, class T = __nv_bfloat16, class G = float, cl
     const auto in = inputs();
     const cuda::Workspace space{workspace.data(), workspace.bytes()};
     if constexpr (update_is_dplr<Update>) cuda::dplr<Gate, Operand>(stream, in, outputs(), space);
-    else cuda::linear_attention<Gate, Update, Operand>(stream, static_cast<const cuda::PrefillInputs<T, G>&>(in), outputs(), space, {path, split});
+    else if (memory_bytes_per_us == 0)
+      cuda::linear_attention<Gate, Update, Operand>(stream, static_cast<const cuda::PrefillInputs<T, G>&>(in), outputs(), space, {path, split});
+    else launch_on_other_memory(stream, in, space, path);
+  }
+  void launch_on_other_memory(cudaStream_t stream, const cuda::PrefillInputs<T, G>& in, const cuda::Workspace& space, cuda::Path path) {
+    cuda::Device device = cuda::current_device();
+    device.memory_bytes_per_us = memory_bytes_per_us;
+    const cuda::Record record{static_cast<int>(p.key_dim), cuda::strength_of<Update>()};
+    const auto plan = cuda::PrefillPlan::make(record, in.tokens, in.sequences, in.value_heads, in.value_dim, split);
+    if (p.key_dim == 128) cuda::detail::run_prefill<Gate, Update, Operand, 128>(device, stream, in, outputs(), plan, space, path);
+    else cuda::detail::run_prefill<Gate, Update, Operand, 64>(device, stream, in, outputs(), plan, space, path);
   }
   /// Poisons everything the call writes, then calls it.
   void run(cuda::Path path = cuda::Path::automatic) {

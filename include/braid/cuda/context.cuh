@@ -14,6 +14,7 @@ struct Device {
   int index = 0, capability = 0;  ///< capability: 80 for sm_80, 90 for sm_90
   int multiprocessors = 0;
   int shared_bytes = 0;  ///< shared memory a block can ask for
+  double memory_bytes_per_us = 0;  ///< what its memory can move at most
 };
 
 inline constexpr int most_devices = 64;
@@ -33,7 +34,8 @@ inline const Device& current_device() {
       return value;
     };
     devices[at] = {index, attribute(cudaDevAttrComputeCapabilityMajor) * 10 + attribute(cudaDevAttrComputeCapabilityMinor),
-                   attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)};
+                   attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+                   2e-3 * attribute(cudaDevAttrMemoryClockRate) * attribute(cudaDevAttrGlobalMemoryBusWidth) / 8};
   });
   require(devices[at].capability >= 80, "cuda device", "compute capability 8.0 or above", devices[at].capability / 10.0);
   return devices[at];

@@ -221,16 +221,16 @@ void run_prefill(const Device& device, cudaStream_t stream, const PrefillInputs<
   auto* base = static_cast<std::byte*>(workspace.data);
   const bool segments = plan.segments > 0;
   const SideBySide beside = hopper && !segments && in.tokens > 0
-                                ? SideBySide::make(device.multiprocessors, in.sequences, in.value_heads, in.value_dim) : SideBySide{};
+                                ? SideBySide::make(device, in.sequences, in.value_heads, in.value_dim) : SideBySide{};
   auto* ready = beside.blocks > 0 ? reinterpret_cast<std::uint32_t*>(base + plan.ready) : nullptr;
   const auto to_int = [](Index x) { return static_cast<int>(x); };
   const PrepareArguments<T, G> prepare{in.q, in.k, in.gate, in.beta, in.A_log, in.dt_bias, in.offsets, in.tokens, to_int(in.sequences),
-                                       to_int(in.heads), to_int(in.value_heads), in.normalize, in.beta_logit, base, ready, to_int(beside.heads),
+                                       to_int(in.heads), to_int(in.value_heads), in.normalize, in.beta_logit, base, ready, to_int(ready ? beside.heads : in.value_heads),
                                        to_int(in.value_dim / (beside.tiles * value_tile)), beside.reuse_places};
-  if (beside.blocks > 0) launch_prepare<C, PreparePolicy<1, 3>>(device, prepare, device.multiprocessors - beside.blocks, stream);
+  if (beside.blocks > 0) launch_prepare<C, PreparePolicy<2, 3>>(device, prepare, device.multiprocessors - beside.blocks, stream);
   else if (in.tokens > 0) launch_prepare<C, PreparePolicy<heads, 1>>(device, prepare, device.multiprocessors, stream);
   auto args = recurrence_arguments(in, out, base);
-  args.ready = ready, args.heads_at_once = to_int(beside.heads);
+  args.ready = ready, args.heads_at_once = to_int(beside.heads), args.reuse_places = beside.reuse_places;
   const auto recur = [&](const RecurrenceArguments<T>& pass, Index units) {
     const Index walked = pass.pass == Pass::summary ? units - in.sequences : units;  // no last segment needs a summary
     const Index tiles = walked * pass.value_heads * blocks_of_head(pass, KeyDim, 1);

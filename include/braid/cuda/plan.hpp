@@ -29,26 +29,42 @@ constexpr Index segment_tokens(Split split, Index tokens, Index sequences, Index
 
 /// Whether the preparation and the recurrence run at the same time, each on multiprocessors of its own (on one they only slow each other):
 /// `blocks` of the recurrence at a time, with `tiles` tiles of values each, for `heads` heads, then for the next; 0: one kernel after the other.
-/// A third of the multiprocessors at most walk single tiles, a quarter pairs of tiles; below a sixth they could not keep up.
+/// A third of the multiprocessors at most walk single tiles, a quarter pairs of tiles.
+///
+/// Records are written to memory and read again, 3106 bytes a token and head with all else, 32 tokens of 32 heads in 0.87 us on 132
+/// multiprocessors: 3.65e6 bytes a microsecond, which 0.875 of what memory could move must cover. Where it does not (H100, but not H200), places
+/// of records are used again (time_order.hpp), and then it pays to walk some heads after the others instead of one kernel after the other, if the
+/// walking blocks are a sixth of the multiprocessors at least.
 struct SideBySide {
   int tiles = 1;
   Index blocks = 0, heads = 1;
-  bool reuse_places = false;  ///< one sequence is walked at a time, so that records are read in the order of time (time_order.hpp)
+  bool reuse_places = false;
 
-  constexpr static SideBySide make(int multiprocessors, Index sequences, Index value_heads, Index value_dim) {
-    const Index tiles = value_dim / value_tile, pairs = tiles / 2;
-    if (3 * sequences * value_heads * tiles <= multiprocessors) return {1, sequences * value_heads * tiles, value_heads, sequences == 1};
+  template <class Device> constexpr static SideBySide make(const Device& device, Index sequences, Index value_heads, Index value_dim) {
+    const Index multiprocessors = device.multiprocessors, walks = sequences * value_heads, tiles = value_dim / value_tile, pairs = tiles / 2;
+    const bool slow_memory = 0.875 * device.memory_bytes_per_us < 3.65e6 * static_cast<double>(multiprocessors) / 132;
+    // With several sequences at once, records are not read in the order of time.
+    if (3 * walks * tiles <= multiprocessors) return {1, walks * tiles, value_heads, slow_memory && sequences == 1};
     if (tiles % 2 != 0) return {};
+    if (4 * walks * pairs <= multiprocessors) return {2, walks * pairs, value_heads, slow_memory && sequences == 1};
     Index heads = std::min(value_heads, multiprocessors / (4 * pairs));
     while (heads > 1 && value_heads % heads != 0) --heads;
-    return 6 * heads * pairs < multiprocessors ? SideBySide{} : SideBySide{2, heads * pairs, heads, true};
+    return slow_memory && 6 * heads * pairs >= multiprocessors ? SideBySide{2, heads * pairs, heads, true} : SideBySide{};
   }
 };
 
-static_assert(SideBySide::make(132, 1, 22, 128).tiles == 1 && SideBySide::make(132, 1, 22, 128).blocks == 44);
-static_assert(SideBySide::make(132, 1, 33, 128).tiles == 2 && SideBySide::make(132, 1, 33, 128).blocks == 33);
-static_assert(SideBySide::make(132, 8, 96, 128).heads == 32 && SideBySide::make(132, 8, 96, 128).blocks == 32);
-static_assert(SideBySide::make(132, 2, 17, 128).blocks == 0 && SideBySide::make(132, 1, 45, 64).blocks == 0);
+namespace detail {
+struct Card {
+  int multiprocessors;
+  double memory_bytes_per_us;
+};
+inline constexpr Card h100{132, 3.35e6}, h200{132, 4.9e6};
+}  // namespace detail
+static_assert(SideBySide::make(detail::h200, 1, 22, 128).tiles == 1 && SideBySide::make(detail::h200, 1, 22, 128).blocks == 44);
+static_assert(SideBySide::make(detail::h200, 1, 33, 128).tiles == 2 && SideBySide::make(detail::h200, 1, 33, 128).blocks == 33);
+static_assert(SideBySide::make(detail::h200, 8, 96, 128).blocks == 0 && SideBySide::make(detail::h100, 8, 96, 128).heads == 32);
+static_assert(!SideBySide::make(detail::h200, 1, 32, 128).reuse_places && SideBySide::make(detail::h100, 1, 32, 128).reuse_places);
+static_assert(SideBySide::make(detail::h100, 2, 17, 128).blocks == 0 && SideBySide::make(detail::h100, 1, 45, 64).blocks == 0);
 
 /// Sections of the workspace of `linear_attention`, in bytes from its start: the records, flags of each, maps and
 /// states of segments, a copy of the initial states.

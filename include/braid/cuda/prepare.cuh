@@ -61,29 +61,35 @@ BRAID_FN ChunkRange find_chunk(const Index* offsets, Index tokens, int sequences
 }
 
 /// Groups of four warps in a block, each with batches of its own, three on a multiprocessor; work items of a batch at most; registers of a
-/// thread. A block of three groups leaves no room for another kernel's. Beside the recurrence, a batch has one item.
+/// thread. A block of three groups leaves no room for another kernel's.
 template <int Heads = 4, int Groups = 1> struct PreparePolicy {
   static constexpr int warps = 4, heads = Heads, groups = Groups, threads = Groups * warps * 32, registers = 168;
-  static_assert(Heads <= warps && 3 * warps * 32 * registers <= 65536);
+  static_assert(Heads <= warps && Heads % 2 == 0 && 3 * warps * 32 * registers <= 65536);
   static constexpr int item_clocks = 16000;  ///< about the time a group takes for an item
-  static constexpr int eager_items = 3;      ///< first items of a group, which are waited for: their flags are set at once
+  static constexpr int eager_batches = 3;    ///< first batches of a group, which are waited for: their flags are set at once
 };
 
-/// The batches in which groups of warps take the work items. With flags each is one item, in the order of time, in which the recurrence waits for
-/// them; without, from the end, so that the records written last, still in L2, are those read first.
+/// The batches in which groups of warps take the work items. With flags in the order of time, in which the recurrence waits for them, and the
+/// first `singles` have one item (all of them where places are used again), so that it can start soon and does not run dry; without, from the
+/// end, so that the records written last, still in L2, are those read first.
 template <int Most> struct Batches {
-  int groups = 1, items = 0;
+  int items = 0, singles = 0;
   bool flags = false;
 
-  BRAID_FN constexpr int first(int batch) const { return flags ? batch : ((items + Most - 1) / Most - 1 - batch) * Most; }
+  BRAID_FN constexpr int first(int batch) const {
+    if (!flags) return ((items + Most - 1) / Most - 1 - batch) * Most;
+    return batch < singles ? batch : singles + (batch - singles) * Most;
+  }
   /// 0: there is no such batch.
   BRAID_FN constexpr int size(int batch) const {
-    const int from = first(batch), most = flags ? 1 : Most, left = from < 0 ? 0 : items - from;
+    const int from = first(batch), most = flags && batch < singles ? 1 : Most, left = from < 0 ? 0 : items - from;
     return left < 0 ? 0 : left < most ? left : most;
   }
 };
-static_assert(Batches<2>{2, 10, true}.first(5) == 5 && Batches<2>{2, 10, true}.size(9) == 1 && Batches<2>{2, 9, true}.size(9) == 0 &&
-              Batches<4>{3, 6, false}.size(0) == 2 && Batches<4>{3, 6, false}.size(1) == 4 && Batches<4>{3, 6, false}.size(2) == 0);
+static_assert(Batches<2>{10, 6, true}.first(5) == 5 && Batches<2>{10, 6, true}.size(5) == 1 && Batches<2>{9, 6, true}.first(7) == 8 &&
+              Batches<2>{9, 6, true}.size(6) == 2 && Batches<2>{9, 6, true}.size(7) == 1 && Batches<2>{9, 6, true}.size(8) == 0 &&
+              Batches<2>{9, 9, true}.size(8) == 1 && Batches<2>{9, 9, true}.size(9) == 0 &&
+              Batches<4>{6, 0, false}.size(0) == 2 && Batches<4>{6, 0, false}.size(1) == 4 && Batches<4>{6, 0, false}.size(2) == 0);
 
 /// Body of the preparation for one group of warps.
 template <class C, class P> class Preparation {
@@ -199,16 +205,16 @@ template <class C, class P> class Preparation {
 
   __device__ __forceinline__ Preparation(const PrepareArguments<T, G>& args, Storage& storage)
       : args_(args), storage_(storage), warp_(static_cast<int>(threadIdx.x) / 32 % P::warps), channel_(warp_ * warp_channels),
-        share_(args.value_heads / args.heads), policy_(ptx::cache_policy(args.reuse_places)), inputs_(storage.inputs[warp_]) {}
+        share_(args.value_heads / args.heads), policy_(ptx::cache_policy(args.ready != nullptr)), inputs_(storage.inputs[warp_]) {}
 
   /// Prepares every `groups`-th batch of the `items` work items, from number `batch` on.
   __device__ __forceinline__ void run(int batch, int groups, int items) {
-    batches_ = {groups, items, args_.ready != nullptr};
+    batches_ = {items, args_.reuse_places ? items : P::eager_batches * groups, args_.ready != nullptr};
     int size = start(batch);
     if (is_publisher()) storage_.places = {};
     load_keys(0);
     load_rest();
-    clear_flags(batch);
+    clear_flags(batch, groups);
 #pragma unroll 1
     for (; size > 0; batch += groups) {
 #pragma unroll 1
@@ -241,7 +247,7 @@ template <class C, class P> class Preparation {
       }
       barrier();
       if constexpr (C::record.erases()) invert(size);
-      written_ = batch;
+      written_ = batches_.first(batch), written_items_ = size;
       if (batches_.flags && eager_ > 0) --eager_, barrier(), publish();
       size = batches_.size(batch + groups);
     }
@@ -259,31 +265,34 @@ template <class C, class P> class Preparation {
   __device__ __forceinline__ bool is_publisher() const { return warp_ == P::warps - 1 && lane_.index == 0; }
 
   /// Marks this group's records as not ready, then lets the recurrence start. Without flags it may start and wait for this kernel's end.
-  __device__ __forceinline__ void clear_flags(int batch) {
+  __device__ __forceinline__ void clear_flags(int batch, int groups) {
     if (args_.ready != nullptr) {
-      for (int b = batch + (warp_ * 32 + lane_.index) * batches_.groups; batches_.size(b) > 0; b += P::warps * 32 * batches_.groups)
-        for (int reader = 0; reader < args_.readers; ++reader) args_.ready[b * args_.readers + reader] = ReadyFlag::none;
+      for (int b = batch + (warp_ * 32 + lane_.index) * groups; batches_.size(b) > 0; b += P::warps * 32 * groups)
+        for (int i = batches_.first(b) * args_.readers; i < (batches_.first(b) + batches_.size(b)) * args_.readers; ++i) args_.ready[i] = ReadyFlag::none;
       __threadfence();
       __syncthreads();  // one thread's word for all of the block: the other groups must have cleared theirs
     }
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
     ptx::launch_dependents();
 #endif
-    // Groups start one after the other, so that records come evenly, in the order in which they are read, and not all want the same units at once.
+    // Groups start one after the other, over the time of an item: the first records come soon, then as evenly as they are read, and not all groups
+    // want the same units at once.
     if (args_.ready != nullptr) {
-      const auto begin = clock64(), wait = static_cast<long long>(batch) * P::item_clocks / batches_.groups;
+      const auto begin = clock64(), wait = static_cast<long long>(batch) * P::item_clocks / groups;
       while (clock64() - begin < wait) __nanosleep(100);
     }
   }
-  /// Sets the flags of the last item, behind a barrier that follows its last write; whoever sees one makes the copy engine see the record
+  /// Sets the flags of the last batch, behind a barrier that follows its last write; whoever sees one makes the copy engine see the record
   /// (HopperRecurrence::wait_for_records).
   __device__ __forceinline__ void publish() {
-    if (args_.ready != nullptr && is_publisher() && written_ >= 0 && storage_.strengths[0].place >= 0) {
-      const std::uint32_t flag = ReadyFlag::at(storage_.strengths[0].place);
+    if (args_.ready != nullptr && is_publisher() && written_items_ > 0) {
       ptx::fence_release();
-      for (int reader = 0; reader < args_.readers; ++reader) ptx::store_relaxed(args_.ready + written_ * args_.readers + reader, flag);
+      for (int m = 0; m < written_items_; ++m) {
+        const int place = storage_.strengths[m].place, first = (written_ + m) * args_.readers;
+        for (int i = first; place >= 0 && i < first + args_.readers; ++i) ptx::store_relaxed(args_.ready + i, ReadyFlag::at(place));
+      }
     }
-    written_ = -1;
+    written_items_ = 0;
   }
 
   /// Finds the first item of a batch and returns how many it has; `next` moves to the following one.
@@ -292,27 +301,19 @@ template <class C, class P> class Preparation {
     tokens_ = 0;
     if (size > 0) {
       item_ = batches_.first(batch);
-      if (batches_.flags) {
-        const TimeOrder order{args_.offsets, args_.tokens, args_.sequences, args_.value_heads, args_.heads_at_once};
-        const TimeOrder::Chunk chunk = order.chunk(item_);
-        first_ = chunk.first, tokens_ = chunk.tokens, head_ = chunk.head;
-      } else {
-        head_ = item_ % args_.value_heads;
-        find();
-      }
+      find();
     }
     return size;
   }
   __device__ __forceinline__ void next() {
     ++item_;
-    if (++head_ == args_.value_heads) {
-      head_ = 0;
-      find();
-    }
+    if (head_ + 1 < args_.heads_at_once) ++head_;  // of the same chunk
+    else find();
   }
   __device__ __forceinline__ void find() {
-    const ChunkRange chunk = find_chunk(args_.offsets, args_.tokens, args_.sequences, item_ / args_.value_heads);
-    first_ = static_cast<int>(chunk.first), tokens_ = chunk.tokens;
+    const TimeOrder order{args_.offsets, args_.tokens, args_.sequences, args_.value_heads, args_.heads_at_once};
+    const TimeOrder::Chunk chunk = order.chunk(item_);
+    first_ = chunk.first, tokens_ = chunk.tokens, head_ = chunk.head;
   }
   /// Whether the record in the place that is next has been fetched by all its readers.
   __device__ __forceinline__ bool place_is_free() const {
@@ -627,13 +628,13 @@ template <class C, class P> class Preparation {
   Lane lane_;
   int warp_, channel_;  ///< the warp's first channel
   int share_;           ///< value heads that share a key head
-  ptx::CachePolicy policy_;  ///< of inputs: where places are used again, records are what should stay in L2
+  ptx::CachePolicy policy_;  ///< of inputs: beside the recurrence, records are what should stay in L2
   Inputs& inputs_;
   Batches<P::heads> batches_;
   int buffer_ = 0;           ///< of the current item's keys
-  int written_ = -1;         ///< the item whose flags are not set yet
-  int eager_ = P::eager_items;
-  int item_ = 0, head_ = 0;     ///< the current item, slot * HV + head, or with flags in the order of time
+  int written_ = 0, written_items_ = 0;  ///< the batch whose records are written, their flags not set yet
+  int eager_ = P::eager_batches;
+  int item_ = 0, head_ = 0;     ///< the current item, in the order of time
   int first_ = 0, tokens_ = 0;  ///< its tokens; none: the slot is unused
 };
 
@@ -642,9 +643,9 @@ template <class C, class P>
 __global__ void __maxnreg__(P::registers) prepare_kernel(const __grid_constant__ PrepareArguments<typename C::T, typename C::G> args) {
   using Body = Preparation<C, P>;
   extern __shared__ __align__(16) unsigned char prepare_shared[];
-  const int group = static_cast<int>(threadIdx.x) / (P::warps * 32), first = group * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
+  const int group = static_cast<int>(threadIdx.x) / (P::warps * 32), block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
   const int items = static_cast<int>(slots(args.tokens, args.sequences) * args.value_heads);
-  Body(args, reinterpret_cast<typename Body::Storage*>(prepare_shared)[group]).run(first, static_cast<int>(gridDim.x) * P::groups, items);
+  Body(args, reinterpret_cast<typename Body::Storage*>(prepare_shared)[group]).run(group * blocks + block, blocks * P::groups, items);
 }
 
 }  // namespace braid::cuda

@@ -38,7 +38,8 @@ template <class T> struct RecurrenceArguments {
 
   /// Flags of the records (time_order.hpp): the kernels run side by side. Null: the preparation has ended before the first record is read.
   std::uint32_t* ready = nullptr;
-  int heads_at_once = 1;  ///< with flags: heads that are walked at the same time
+  int heads_at_once = 1;      ///< with flags: heads that are walked at the same time
+  bool reuse_places = false;  ///< with flags: places of records are used again
 
   Pass pass = Pass::whole;
   Index segment_tokens = 0;         ///< a multiple of 32; of `summary` and `outputs`

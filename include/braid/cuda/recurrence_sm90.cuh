@@ -101,14 +101,14 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
         ptx::bulk_load(ptx::shared_address(storage_.record[at.stage]), from, layout.bytes(), full);
       }
       if constexpr (!Policy::values_apart) values.fetch(*this, chunk, at.stage);
-      if (flags.used() && chunk > 0) {
+      if (args_.reuse_places && chunk > 0) {
         storage_.full[last.stage].wait(last.parity);
         flags.release(*this, chunk - 1);
       }
       last = at;
       at.advance();
     }
-    if (flags.used() && count_ > 0) {
+    if (args_.reuse_places && count_ > 0) {
       storage_.full[last.stage].wait(last.parity);
       flags.release(*this, count_ - 1);
     }
@@ -198,7 +198,9 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const int token = lane_ / 8 + 4 * i;
-        if (token < tokens) __stcs(reinterpret_cast<uint4*>(out + token * row), piece[i]);
+        if (token >= tokens) continue;
+        if (args_.ready != nullptr) __stcs(reinterpret_cast<uint4*>(out + token * row), piece[i]);  // so that records stay in L2
+        else *reinterpret_cast<uint4*>(out + token * row) = piece[i];
       }
     }
   }

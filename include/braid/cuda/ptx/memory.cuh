@@ -49,13 +49,12 @@ template <class T> __device__ __forceinline__ T& uniform(T& shared) {
   return *static_cast<T*>(__cvta_shared_to_generic(__reduce_max_sync(~0u, shared_address(&shared))));
 }
 
-/// What L2 does with what is read: keep it as anything else, or (`once`) give it up before all else.
+/// What L2 does with what is read: 0: what it does with anything; `once`: it gives it up before all else.
 using CachePolicy = std::uint64_t;
 __device__ __forceinline__ CachePolicy cache_policy(bool once) {
-  CachePolicy first, normal;
+  CachePolicy first;
   asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(first));
-  asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(normal));
-  return once ? first : normal;
+  return once ? first : 0;
 }
 
 /// Copies 16 bytes from global to shared memory without registers; `valid` = false writes zeros.
@@ -66,7 +65,10 @@ __device__ __forceinline__ void copy16_async(Word shared, const void* global, bo
 /// The same with a policy.
 __device__ __forceinline__ void copy16_async(Word shared, const void* global, bool valid, CachePolicy policy) {
   const int bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::256B [%0], [%1], 16, %2, %3;" ::"r"(shared), "l"(global), "r"(bytes), "l"(policy) : "memory");
+  asm volatile(
+      "{.reg .pred hint; setp.ne.b64 hint, %3, 0;\n"
+      "@hint cp.async.cg.shared.global.L2::cache_hint.L2::256B [%0], [%1], 16, %2, %3;\n"
+      "@!hint cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;}" ::"r"(shared), "l"(global), "r"(bytes), "l"(policy) : "memory");
 }
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits until at most `Pending` of this thread's groups are under way.
