@@ -10,7 +10,6 @@
 #include <braid/cuda/dplr_record.hpp>
 #include <braid/cuda/gate.cuh>
 #include <braid/cuda/intra_chunk.cuh>
-#include <braid/cuda/prepare.cuh>
 #include <braid/cuda/ptx/memory.cuh>
 
 namespace braid::cuda {
@@ -30,6 +29,17 @@ template <class T, class G> struct DplrPrepareArguments {
   bool normalize = false;
   std::byte* records = nullptr;  ///< [slots, HV]
 };
+
+/// The tokens of a slot: `tokens` = 0 if the slot is unused.
+struct ChunkRange {
+  Index first;
+  int tokens;
+};
+BRAID_FN ChunkRange find_chunk(const Index* offsets, Index tokens, int sequences, Index slot) {
+  const Unit at = find_unit(offsets, tokens, sequences, chunk_tokens, slot);
+  const Index begin = at.begin + at.number * chunk_tokens, left = at.end - begin;
+  return {begin, left <= 0 ? 0 : left < chunk_tokens ? static_cast<int>(left) : chunk_tokens};
+}
 
 /// What a DPLR kernel must know when it is compiled.
 template <class T_, class G_, class Gate_, int KeyDim, class Operand_ = __half> struct DplrCell {

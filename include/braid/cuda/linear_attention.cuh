@@ -225,8 +225,9 @@ void run_prefill(const Device& device, cudaStream_t stream, const PrefillInputs<
   auto* ready = beside.blocks > 0 ? reinterpret_cast<std::uint32_t*>(base + plan.ready) : nullptr;
   const auto to_int = [](Index x) { return static_cast<int>(x); };
   const PrepareArguments<T, G> prepare{in.q, in.k, in.gate, in.beta, in.A_log, in.dt_bias, in.offsets, in.tokens, to_int(in.sequences),
-                                       to_int(in.heads), to_int(in.value_heads), in.normalize, in.beta_logit, base, ready, to_int(ready ? beside.heads : in.value_heads),
-                                       to_int(in.value_dim / (beside.tiles * value_tile)), beside.reuse_places};
+                                       to_int(in.heads), to_int(in.value_heads), in.normalize, in.beta_logit, base, ready,
+                                       to_int(ready ? beside.heads : in.value_heads), to_int(in.value_dim / (beside.tiles * value_tile)),
+                                       beside.reuse_places};
   if (beside.blocks > 0) launch_prepare<C, PreparePolicy<2, 3>>(device, prepare, device.multiprocessors - beside.blocks, stream);
   else if (in.tokens > 0) launch_prepare<C, PreparePolicy<heads, 1>>(device, prepare, device.multiprocessors, stream);
   auto args = recurrence_arguments(in, out, base);

@@ -49,17 +49,6 @@ template <class T_, class G_, class Gate_, class Update_, int KeyDim, class Oper
   static constexpr bool unit_write = std::is_same_v<Update_, Additive>;
 };
 
-/// The tokens of a slot: `tokens` = 0 if the slot is unused.
-struct ChunkRange {
-  Index first;
-  int tokens;
-};
-BRAID_FN ChunkRange find_chunk(const Index* offsets, Index tokens, int sequences, Index slot) {
-  const Unit at = find_unit(offsets, tokens, sequences, chunk_tokens, slot);
-  const Index begin = at.begin + at.number * chunk_tokens, left = at.end - begin;
-  return {begin, left <= 0 ? 0 : left < chunk_tokens ? static_cast<int>(left) : chunk_tokens};
-}
-
 /// Groups of four warps in a block, each with batches of its own, three on a multiprocessor; work items of a batch at most; registers of a
 /// thread. A block of three groups leaves no room for another kernel's.
 template <int Heads = 4, int Groups = 1> struct PreparePolicy {
@@ -549,7 +538,8 @@ template <class C, class P> class Preparation {
   __device__ __forceinline__ void write_rows(const Strengths& token, int step, const Rows16& rows) const {
     const int channel = channel_ + 16 * step + 4 * lane_.c;
     std::byte* const start = record(token.place);
-    std::byte *const rows_q = start + Record::row_element(lane_.r, channel, C::record.qd_panel()), *const rows_g = start + Record::row_element(lane_.r, channel);
+    std::byte* const rows_q = start + Record::row_element(lane_.r, channel, C::record.qd_panel());
+    std::byte* const rows_g = start + Record::row_element(lane_.r, channel);
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
       const int row = 8 * s + lane_.r;
