@@ -25,11 +25,7 @@ using bf16 = __nv_bfloat16;
 namespace {
 
 /// What a device copy moves, read plus written: 0.875 of what the memory could (H200 4.3 of 4.9 TB/s, H100 2.9 of 3.35).
-double bytes_per_us() {
-  int clock_khz = 0, width_bits = 0;
-  cudaDeviceGetAttribute(&clock_khz, cudaDevAttrMemoryClockRate, 0), cudaDeviceGetAttribute(&width_bits, cudaDevAttrGlobalMemoryBusWidth, 0);
-  return 0.875 * 2 * clock_khz * 1e-3 * width_bits / 8;
-}
+double bytes_per_us() { return 0.875 * cuda::current_device().memory_bytes_per_us; }
 constexpr std::size_t cold_bytes = 200u << 20;
 
 // ----------------------------------------------------------------------------------------------------------- inputs on the device

@@ -362,13 +362,7 @@ __global__ void __launch_bounds__(Policy::threads, Policy::blocks)
   auto& storage = *reinterpret_cast<typename Body::Storage*>(recurrence_shared);
   if (threadIdx.x == 0) storage.walk = find_walk(args, blockIdx.x, KeyDim, Policy::tiles);
   __syncthreads();
-#ifdef DBG
-  if (threadIdx.x == 0) asm volatile("mov.u64 %0, %globaltimer;" : "=l"(dbg_rec[2 * blockIdx.x % 4096]));
-#endif
   if (storage.walk.active) Body(args, storage).run();
-#ifdef DBG
-  if (threadIdx.x == 0) asm volatile("mov.u64 %0, %globaltimer;" : "=l"(dbg_rec[(2 * blockIdx.x + 1) % 4096]));
-#endif
   // The stream goes on when this grid has ended; the preparation, which may still be writing for others, must have ended too.
   if (blockIdx.x == gridDim.x - 1) ptx::wait_for_previous_grid();
 #endif
