@@ -33,7 +33,7 @@ template <class T, class G> struct PrepareArguments {
   /// Flags of the records (time_order.hpp) where the recurrence runs beside; null: nobody looks before the kernel has ended.
   ptx::Word* ready = nullptr;
   int heads_at_once = 1, readers = 1;  ///< of the recurrence beside: heads that are walked at the same time; blocks that read a record
-  bool reuse_places = false;           ///< the recurrence beside reads the records in the order of time
+  bool reuse_places = false;           ///< of records, which the recurrence beside reads in the order of time
 };
 
 /// One row of the algebra's table with everything a kernel must know when it is compiled.
