@@ -376,33 +376,51 @@ TEST_CASE("blocks of one and of two tiles of values, after the preparation and b
   }
 }
 
-TEST_CASE("the order of time: every chunk of every head once, heads in rounds, and the reader's numbers are the writer's") {
-  const std::vector<Index> offsets{0, 70, 70, 101, 133};
-  for (int at_once : {1, 2, 3, 6}) {
-    const cuda::TimeOrder order{offsets.data(), offsets.back(), 4, 6, at_once};
-    std::vector<int> seen(static_cast<std::size_t>(cuda::slots(offsets.back(), 4) * 6));
-    for (int n = 0; n < 4; ++n)
-      for (int head = 0; head < 6; ++head) {
-        const Index begin = offsets[static_cast<std::size_t>(n)], end = offsets[static_cast<std::size_t>(n) + 1];
-        for (int i = 0; i < cuda::chunks(end - begin); ++i) {
-          const int item = order.first_item(n, head) + i * at_once;
-          const auto chunk = order.chunk(item);
-          CHECK(chunk.first == begin + 32 * i);
-          CHECK(chunk.tokens == std::min<Index>(32, end - chunk.first));
-          CHECK(chunk.head == head);
-          if (head >= at_once) CHECK(item > order.first_item(n, head - at_once) + i * at_once);  // rounds ascend
-          ++seen[static_cast<std::size_t>(item)];
-        }
+TEST_CASE("the order of time: every chunk of every head once, columns as long as each other, earlier pieces of a sequence before later ones") {
+  const std::vector<Index> offsets{0, 70, 70, 101, 133, 433};
+  const int sequences = 5, heads = 6;
+  for (int columns : {1, 2, 4, 5, 6, 7, 20, 30}) {
+    const auto order = cuda::TimeOrder::make(offsets.data(), offsets.back(), sequences, heads, columns);
+    CHECK(order.items() >= order.positions());
+    CHECK(order.items() - order.positions() < columns);
+    std::vector<int> step(static_cast<std::size_t>(order.positions()), -1);  // at which a position is due
+    for (int item = 0; item < order.items(); ++item)
+      if (order.position(item) < order.positions()) step[static_cast<std::size_t>(order.position(item))] = item / columns;
+    std::vector<std::vector<int>> due(static_cast<std::size_t>(sequences * heads));  // steps of the chunks of a sequence of a head
+    for (int n = 0; n < sequences; ++n)
+      for (int head = 0; head < heads; ++head)
+        due[static_cast<std::size_t>(n * heads + head)].assign(static_cast<std::size_t>(cuda::chunks(offsets[static_cast<std::size_t>(n) + 1] - offsets[static_cast<std::size_t>(n)])), -1);
+    for (int position = 0; position < order.positions();) {
+      const cuda::TimeOrder::Piece piece = order.piece(position);
+      CHECK(piece.first == position);
+      CHECK(piece.first / order.length == (piece.last - 1) / order.length);  // in one column
+      for (; position < piece.last; ++position) {
+        CHECK(step[static_cast<std::size_t>(position)] >= 0);
+        const cuda::TimeOrder::Piece same = order.piece(position);
+        CHECK(same.first == piece.first);
+        CHECK(same.chunk == piece.chunk);
+        const Index begin = offsets[static_cast<std::size_t>(piece.sequence)], end = offsets[static_cast<std::size_t>(piece.sequence) + 1], token = piece.token(position);
+        CHECK(piece.tokens(position) == std::clamp<Index>(end - token, 0, 32));
+        if (piece.tokens(position) == 0) continue;
+        int& chunk = due[static_cast<std::size_t>(piece.sequence * heads + piece.head)][static_cast<std::size_t>((token - begin) / 32)];
+        CHECK(chunk == -1);
+        chunk = step[static_cast<std::size_t>(position)];
       }
-    for (int item = 0; item < static_cast<int>(seen.size()); ++item) CHECK(seen[static_cast<std::size_t>(item)] == (order.chunk(item).tokens > 0 ? 1 : 0));
+    }
+    for (const auto& steps : due)
+      for (std::size_t i = 0; i < steps.size(); ++i) {
+        CHECK(steps[i] >= 0);
+        if (i > 0 && static_cast<int>(steps.size()) + 1 <= order.length) CHECK(steps[i] > steps[i - 1]);  // else they wait
+      }
   }
 }
 
-TEST_CASE("beside the preparation: heads in rounds, places of records used again, several readers; right, and the same bits every time") {
+TEST_CASE("beside the preparation: columns that cut sequences, places of records used again, several readers; right, and the same bits every time") {
   if (!gpu()) return;
-  // Several items for each group of warps, so that places are used again: 64 heads in two rounds of 32; two blocks of two tiles of values read a
-  // record; two of one tile.
-  for (const Shape& shape : {Shape{{700, 0, 33, 500}, 32, 64, 64, 128}, Shape{{1500}, 16, 16, 64, 256}, Shape{{6000}, 8, 8, 128, 128}}) {
+  // Several items for each group of warps, so that places are used again. On 132 multiprocessors: 64 heads in 40 columns; two blocks of two tiles of
+  // values read a record; two of one tile; a sequence that is longer than a column, and many that are shorter.
+  for (const Shape& shape : {Shape{{700, 0, 33, 1500}, 32, 64, 64, 128}, Shape{{1500}, 16, 16, 64, 256}, Shape{{6000}, 8, 8, 128, 128},
+                             Shape{{5000, 31, 1, 0, 70}, 12, 12, 128, 128}, Shape{{400, 420, 384, 0, 700}, 20, 20, 64, 128}}) {
     Prefill<Bounded, DeltaRule, bf16, bf16> call(make_problem(shape, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 67, round_bf16));
     for (double memory : {3.35e6, 4.9e6}) {  // an H100's, with which places are used again, and an H200's
       call.memory_bytes_per_us = memory;
@@ -425,8 +443,8 @@ TEST_CASE("each kernel once, small: the case for compute-sanitizer") {
   check<Bounded, DeltaRule, bf16, bf16>({{97}, 24, 24, 128, 128}, Kind::random, GateForm::bounded, "two tiles, beside", {Path::automatic});
   check<Bounded, DeltaRule, bf16, bf16>({{33, 40}, 34, 34, 128, 128}, Kind::random, GateForm::bounded, "two tiles, after", {Path::automatic});
   for (double memory : {3.35e6, 4.9e6}) {
-    const Problem p = make_problem({{33, 40}, 48, 48, 64, 128}, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 69, round_bf16);
-    Prefill<Bounded, DeltaRule, bf16, bf16> call(p), one(cut(p, 0, 33, {p.initial_state.begin(), p.initial_state.begin() + 48 * p.state_size()}));
+    const Problem p = make_problem({{33, 780}, 24, 24, 64, 128}, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 69, round_bf16);
+    Prefill<Bounded, DeltaRule, bf16, bf16> call(p), one(cut(p, 0, 33, {p.initial_state.begin(), p.initial_state.begin() + 24 * p.state_size()}));
     call.memory_bytes_per_us = one.memory_bytes_per_us = memory;
     call.run(Path::automatic), one.run(Path::automatic);
     CHECK(call.errors().o <= 2.5e-3);

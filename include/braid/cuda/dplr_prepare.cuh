@@ -27,7 +27,7 @@ template <class T, class G> struct DplrPrepareArguments {
   Index tokens = 0;
   int sequences = 1, heads = 0, value_heads = 0;
   bool normalize = false;
-  std::byte* records = nullptr;  ///< [slots, HV]
+  std::byte* records = nullptr;  ///< [HV, slots]
 };
 
 /// The tokens of a slot: `tokens` = 0 if the slot is unused.
@@ -348,7 +348,7 @@ __global__ void __launch_bounds__(P::warps * 32, P::blocks)
   const ChunkRange chunk = find_chunk(args.offsets, args.tokens, args.sequences, slot);
   if (chunk.tokens == 0) return;
   const int head = static_cast<int>(work % args.value_heads);
-  std::byte* record = args.records + work * C::record.bytes();
+  std::byte* record = args.records + (head * slots(args.tokens, args.sequences) + slot) * C::record.bytes();
   if (warp % 2 == 0) DplrPreparation<C, false>(args, chunk, head, record, scratch[warp]).run();
   else DplrPreparation<C, true>(args, chunk, head, record, scratch[warp]).run();
 }

@@ -162,20 +162,19 @@ RecurrenceArguments<T> recurrence_arguments(const PrefillInputs<T, G>& in, const
   args.offsets = in.offsets, args.tokens = in.tokens, args.sequences = static_cast<int>(in.sequences);
   args.value_heads = static_cast<int>(in.value_heads), args.value_dim = static_cast<int>(in.value_dim);
   args.scale = in.scale;
+  args.order = TimeOrder::make(in.offsets, in.tokens, in.sequences, in.value_heads, in.value_heads);
   return args;
 }
 
-/// On `multiprocessors` of the device. A persistent grid fetches inputs across batches; unless its last round would be nearly full, a
-/// block for each batch is faster (8192 tokens: 96 heads 758 against 798 us in all, 64 heads 567 against 511, 32 heads 334 against 302).
+/// On `multiprocessors` of the device. Unless the last round of a persistent grid would be nearly full, a block for each item is faster.
 template <class C, class Policy>
 void launch_prepare(const Device& device, const PrepareArguments<typename C::T, typename C::G>& args, Index multiprocessors, cudaStream_t stream) {
   constexpr int shared = Policy::groups * sizeof(typename Preparation<C, Policy>::Storage), reserved = 1024;  // the system takes 1 KB a block
   allow_shared<&prepare_kernel<C, Policy>>(shared);
-  const Index items = slots(args.tokens, args.sequences) * args.value_heads, batches = args.ready != nullptr ? items : (items + Policy::heads - 1) / Policy::heads;
-  const Index each = std::max(1, std::min(3 / Policy::groups, (device.shared_bytes + reserved) / (shared + reserved)));
-  const Index work = (batches + Policy::groups - 1) / Policy::groups, resident = each * multiprocessors;
+  const Index each = std::max(1, std::min(Policy::resident, (device.shared_bytes + reserved) / (shared + reserved)));
+  const Index work = (args.order.items() + Policy::groups - 1) / Policy::groups, resident = each * multiprocessors;
   const Index unused = (work + resident - 1) / resident * resident - work;
-  const bool persistent = args.ready != nullptr || 32 * unused <= work;
+  const bool persistent = Policy::beside || 32 * unused <= work;
   launch(&prepare_kernel<C, Policy>, static_cast<unsigned>(persistent ? std::min(work, resident) : work), Policy::threads, shared, false, stream, args);
 }
 
@@ -185,7 +184,7 @@ void launch_hopper_recurrence(const RecurrenceArguments<T>& args, Index units, c
   static_assert((shared + 1024) * Policy::blocks <= 228 * 1024);
   constexpr auto kernel = &recurrence_sm90_kernel<T, Operand, KeyDim, Kind, Policy>;
   allow_shared<kernel>(shared);
-  const Index blocks = units * args.value_heads * blocks_of_head(args, KeyDim, Policy::tiles);
+  const Index blocks = (args.ready != nullptr ? args.order.columns : units * args.value_heads) * blocks_of_head(args, KeyDim, Policy::tiles);
   launch(kernel, static_cast<unsigned>(blocks), Policy::threads, shared, args.tokens > 0 && args.pass != Pass::outputs, stream, args);
 }
 
@@ -211,7 +210,6 @@ template <class Gate, class Update, class Operand, int KeyDim, class T, class G>
 void run_prefill(const Device& device, cudaStream_t stream, const PrefillInputs<T, G>& in, const PrefillOutputs<T>& out,
                  const PrefillPlan& plan, const Workspace& workspace, Path path) {
   using C = Cell<T, G, Gate, Update, KeyDim, Operand>;
-  constexpr int heads = sizeof(G) == 4 ? 2 : 4;
   constexpr Strength kind = C::strength;
   const bool code = has_hopper_code(&recurrence_sm90_kernel<T, Operand, KeyDim, kind, HopperPolicy<1, 5, 1>>);
   const bool hopper = path != Path::portable && device.capability == 90 && code;
@@ -221,22 +219,30 @@ void run_prefill(const Device& device, cudaStream_t stream, const PrefillInputs<
   auto* base = static_cast<std::byte*>(workspace.data);
   const bool segments = plan.segments > 0;
   const SideBySide beside = hopper && !segments && in.tokens > 0
-                                ? SideBySide::make(device, in.sequences, in.value_heads, in.value_dim) : SideBySide{};
-  auto* ready = beside.blocks > 0 ? reinterpret_cast<std::uint32_t*>(base + plan.ready) : nullptr;
-  const auto to_int = [](Index x) { return static_cast<int>(x); };
-  const PrepareArguments<T, G> prepare{in.q, in.k, in.gate, in.beta, in.A_log, in.dt_bias, in.offsets, in.tokens, to_int(in.sequences),
-                                       to_int(in.heads), to_int(in.value_heads), in.normalize, in.beta_logit, base, ready,
-                                       to_int(ready ? beside.heads : in.value_heads), to_int(in.value_dim / (beside.tiles * value_tile)),
-                                       beside.reuse_places};
-  if (beside.blocks > 0) launch_prepare<C, PreparePolicy<2, 3>>(device, prepare, device.multiprocessors - beside.blocks, stream);
-  else if (in.tokens > 0) launch_prepare<C, PreparePolicy<heads, 1>>(device, prepare, device.multiprocessors, stream);
+                                ? SideBySide::make(device, in.tokens, in.sequences, in.value_heads, in.value_dim) : SideBySide{};
+  const bool together = beside.columns > 0;
+  const Index readers = in.value_dim / (beside.tiles * value_tile);
+  auto* ready = together ? reinterpret_cast<std::uint32_t*>(base + plan.ready) : nullptr;
   auto args = recurrence_arguments(in, out, base);
-  args.ready = ready, args.heads_at_once = to_int(beside.heads), args.reuse_places = beside.reuse_places;
+  if (together) {
+    args.order = TimeOrder::make(in.offsets, in.tokens, in.sequences, in.value_heads, beside.columns);
+    args.ready = ready, args.reuse_places = beside.reuse_places;
+    args.states = reinterpret_cast<float*>(base + plan.handed);
+    args.state_flags = ready + args.order.positions() * readers;
+  }
+  const auto to_int = [](Index x) { return static_cast<int>(x); };
+  const PrepareArguments<T, G> prepare{in.q, in.k, in.gate, in.beta, in.A_log, in.dt_bias, to_int(in.heads), to_int(in.value_heads),
+                                       in.normalize, in.beta_logit, base, args.order, ready, to_int(readers), to_int(beside.columns * (in.value_dim / 16)),
+                                       beside.reuse_places};
+  const Index left = device.multiprocessors - beside.columns * readers;
+  if (together && beside.columns == in.sequences * in.value_heads) launch_prepare<C, PrepareSoon>(device, prepare, left, stream);
+  else if (together) launch_prepare<C, PrepareMuch>(device, prepare, left, stream);
+  else if (in.tokens > 0) launch_prepare<C, PrepareBefore>(device, prepare, device.multiprocessors, stream);
   const auto recur = [&](const RecurrenceArguments<T>& pass, Index units) {
     const Index walked = pass.pass == Pass::summary ? units - in.sequences : units;  // no last segment needs a summary
     const Index tiles = walked * pass.value_heads * blocks_of_head(pass, KeyDim, 1);
     if (!hopper) launch_portable_recurrence<T, Operand, KeyDim, kind>(pass, units, stream);
-    else if (beside.blocks > 0 ? beside.tiles == 1 : tiles <= device.multiprocessors)
+    else if (together ? beside.tiles == 1 : tiles <= device.multiprocessors)
       launch_hopper_recurrence<T, Operand, KeyDim, kind, HopperPolicy<1, 5, 1>>(pass, units, stream);
     else if (in.value_dim % (2 * value_tile) == 0) launch_hopper_recurrence<T, Operand, KeyDim, kind, HopperPolicy<2, 5, 1>>(pass, units, stream);
     else launch_hopper_recurrence<T, Operand, KeyDim, kind, HopperPolicy<1, 3, 2>>(pass, units, stream);

@@ -27,29 +27,30 @@ constexpr Index segment_tokens(Split split, Index tokens, Index sequences, Index
   return count < 4 ? 0 : (length / count + 1023) / 1024 * 1024;
 }
 
-/// Whether the preparation and the recurrence run at the same time, each on multiprocessors of its own (on one they only slow each other):
-/// `blocks` of the recurrence at a time, with `tiles` tiles of values each, for `heads` heads, then for the next; 0: one kernel after the other.
-/// A third of the multiprocessors at most walk single tiles, a quarter pairs of tiles.
+/// Whether the preparation and the recurrence run at the same time, each on multiprocessors of its own (on one they only slow each other), and how:
+/// the blocks of the recurrence walk `columns` of the order of time (time_order.hpp) with `tiles` tiles of values each; 0: one kernel after the other.
+/// A third of the multiprocessors at most walk single tiles, 0.3 pairs of tiles, which then can read as much as the rest prepares; a call with
+/// more walks than that shares them evenly, if its sequences are long enough on average that states, loaded and stored for each, do not matter.
 ///
 /// Records are written to memory and read again, 3106 bytes a token and head with all else, 32 tokens of 32 heads in 0.87 us on 132
 /// multiprocessors: 3.65e6 bytes a microsecond, which 0.875 of what memory could move must cover. Where it does not (H100, but not H200), places
-/// of records are used again (time_order.hpp), and then it pays to walk some heads after the others instead of one kernel after the other, if the
-/// walking blocks are a sixth of the multiprocessors at least.
+/// of records are used again.
 struct SideBySide {
   int tiles = 1;
-  Index blocks = 0, heads = 1;
+  Index columns = 0;
   bool reuse_places = false;
+  static constexpr Index most_columns = 64, long_walk = 384;  ///< long_walk: tokens
 
-  template <class Device> constexpr static SideBySide make(const Device& device, Index sequences, Index value_heads, Index value_dim) {
+  template <class Device>
+  constexpr static SideBySide make(const Device& device, Index tokens, Index sequences, Index value_heads, Index value_dim) {
     const Index multiprocessors = device.multiprocessors, walks = sequences * value_heads, tiles = value_dim / value_tile, pairs = tiles / 2;
     const bool slow_memory = 0.875 * device.memory_bytes_per_us < 3.65e6 * static_cast<double>(multiprocessors) / 132;
-    // With several sequences at once, records are not read in the order of time.
-    if (3 * walks * tiles <= multiprocessors) return {1, walks * tiles, value_heads, slow_memory && sequences == 1};
+    const Index most = std::min(most_columns, walks);
+    if (3 * walks * tiles <= multiprocessors) return {1, most, slow_memory};
     if (tiles % 2 != 0) return {};
-    if (4 * walks * pairs <= multiprocessors) return {2, walks * pairs, value_heads, slow_memory && sequences == 1};
-    Index heads = std::min(value_heads, multiprocessors / (4 * pairs));
-    while (heads > 1 && value_heads % heads != 0) --heads;
-    return slow_memory && 6 * heads * pairs >= multiprocessors ? SideBySide{2, heads * pairs, heads, true} : SideBySide{};
+    const Index columns = std::min(most, 10 * multiprocessors / (33 * pairs));
+    if (columns < walks && tokens < long_walk * sequences) return {};
+    return {2, columns, slow_memory};
   }
 };
 
@@ -60,11 +61,11 @@ struct Card {
 };
 inline constexpr Card h100{132, 3.35e6}, h200{132, 4.9e6};
 }  // namespace detail
-static_assert(SideBySide::make(detail::h200, 1, 22, 128).tiles == 1 && SideBySide::make(detail::h200, 1, 22, 128).blocks == 44);
-static_assert(SideBySide::make(detail::h200, 1, 33, 128).tiles == 2 && SideBySide::make(detail::h200, 1, 33, 128).blocks == 33);
-static_assert(SideBySide::make(detail::h200, 8, 96, 128).blocks == 0 && SideBySide::make(detail::h100, 8, 96, 128).heads == 32);
-static_assert(!SideBySide::make(detail::h200, 1, 32, 128).reuse_places && SideBySide::make(detail::h100, 1, 32, 128).reuse_places);
-static_assert(SideBySide::make(detail::h100, 2, 17, 128).blocks == 0 && SideBySide::make(detail::h100, 1, 45, 64).blocks == 0);
+static_assert(SideBySide::make(detail::h200, 8192, 1, 22, 128).tiles == 1 && SideBySide::make(detail::h200, 8192, 1, 22, 128).columns == 22);
+static_assert(SideBySide::make(detail::h200, 8192, 1, 33, 128).tiles == 2 && SideBySide::make(detail::h200, 8192, 1, 33, 128).columns == 33);
+static_assert(SideBySide::make(detail::h200, 8192, 8, 96, 128).columns == 40 && SideBySide::make(detail::h200, 2048, 8, 96, 128).columns == 0);
+static_assert(!SideBySide::make(detail::h200, 8192, 1, 32, 128).reuse_places && SideBySide::make(detail::h100, 8192, 1, 32, 128).reuse_places);
+static_assert(SideBySide::make(detail::h100, 8192, 1, 45, 64).columns == 0);
 
 /// Sections of the workspace of `linear_attention`, in bytes from its start: the records, flags of each, maps and
 /// states of segments, a copy of the initial states.
@@ -72,7 +73,7 @@ struct PrefillPlan {
   Index slot_count = 0;   ///< records per value head
   Index record_bytes = 0;
   Index segment_tokens = 0, segments = 0;
-  std::size_t ready = 0, maps = 0, states = 0, initial = 0;
+  std::size_t ready = 0, handed = 0, maps = 0, states = 0, initial = 0;
   std::size_t bytes = 0;  ///< of the whole workspace
 
   constexpr static PrefillPlan make(Record record, Index tokens, Index sequences, Index value_heads, Index value_dim, Split split) {
@@ -88,7 +89,9 @@ struct PrefillPlan {
       return at;
     };
     take(records * record.bytes());
-    plan.ready = take(records * (value_dim / value_tile) * static_cast<Index>(sizeof(std::uint32_t)));
+    const Index columns = plan.segments > 0 ? 0 : std::min(SideBySide::most_columns, sequences * value_heads);
+    plan.ready = take((records * (value_dim / value_tile) + columns * (value_dim / 16)) * static_cast<Index>(sizeof(std::uint32_t)));
+    plan.handed = take(columns * record.key_dim * value_dim * static_cast<Index>(sizeof(float)));
     plan.maps = take(pairs * record.key_dim * record.key_dim * static_cast<Index>(sizeof(float)));
     plan.states = take(pairs * record.key_dim * value_dim * static_cast<Index>(sizeof(float)));
     plan.initial = take((plan.segments == 0 ? 0 : sequences) * value_heads * record.key_dim * value_dim * static_cast<Index>(sizeof(float)));
@@ -97,6 +100,6 @@ struct PrefillPlan {
 };
 
 static_assert(segment_tokens(Split::automatic, 131072, 1, 4, 128) == 16384 && segment_tokens(Split::automatic, 8192, 1, 16, 128) == 0);
-static_assert(PrefillPlan::make({128, Strength::one}, 8192, 1, 64, 128, Split::automatic).bytes == 257ull * 64 * (29184 + 8));
+static_assert(PrefillPlan::make({128, Strength::one}, 8192, 1, 64, 128, Split::automatic).bytes == 257ull * 64 * (29184 + 8) + 64 * (32 + 65536));
 
 }  // namespace braid::cuda

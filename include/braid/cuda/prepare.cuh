@@ -1,7 +1,7 @@
-// Preparation: a block of four warps turns 32 tokens of one value head into the record the recurrence consumes (record.hpp), a few heads in
-// turn. Fused in it: L2 norm of q and k, gate, sigmoid of beta, decay products, M, Z, the triangular inverse. Serves sm_80 and up.
+// Preparation: a group of two or four warps turns 32 tokens of one value head into the record the recurrence consumes (record.hpp). Fused in
+// it: L2 norm of q and k, gate, sigmoid of beta, decay products, M, Z, the triangular inverse. Serves sm_80 and up.
 //
-// Each warp owns a quarter of the channels, so that a row of q, k or the gate is read by one block at one time, once (with a warp per
+// Each warp owns a part of the channels, so that a row of q, k or the gate is read by one group at one time, once (with a warp per
 // chunk the chunks in flight exceed L2 and every row is fetched several times). Norms, M and Z are sums over the warps, through shared memory.
 #pragma once
 
@@ -25,15 +25,15 @@ template <class T, class G> struct PrepareArguments {
   const G* beta = nullptr;  ///< [T, HV]; null for updates that use none
   const float* A_log = nullptr;    ///< [HV]; null for LogDecay
   const float* dt_bias = nullptr;  ///< per channel [HV, K]; per head [HV]; null for LogDecay
-  const Index* offsets = nullptr;  ///< [N + 1], device memory; null: one sequence of `tokens`
-  Index tokens = 0;
-  int sequences = 1, heads = 0, value_heads = 0;
+  int heads = 0, value_heads = 0;
   bool normalize = false, beta_logit = false;
-  std::byte* records = nullptr;  ///< [slots, HV]
+  std::byte* records = nullptr;  ///< at the positions of `order`
+  TimeOrder order;               ///< of the work items
   /// Flags of the records (time_order.hpp) where the recurrence runs beside; null: nobody looks before the kernel has ended.
   ptx::Word* ready = nullptr;
-  int heads_at_once = 1, readers = 1;  ///< of the recurrence beside: heads that are walked at the same time; blocks that read a record
-  bool reuse_places = false;           ///< of records, which the recurrence beside reads in the order of time
+  int readers = 1;            ///< blocks of the recurrence beside that read a record
+  int state_flags = 0;        ///< behind the records' flags, of states that these blocks hand on
+  bool reuse_places = false;  ///< of records, which the recurrence beside reads in the order of time
 };
 
 /// One row of the algebra's table with everything a kernel must know when it is compiled.
@@ -49,36 +49,21 @@ template <class T_, class G_, class Gate_, class Update_, int KeyDim, class Oper
   static constexpr bool unit_write = std::is_same_v<Update_, Additive>;
 };
 
-/// Groups of four warps in a block, each with batches of its own, three on a multiprocessor; work items of a batch at most; registers of a
-/// thread. A block of three groups leaves no room for another kernel's.
-template <int Heads = 4, int Groups = 1> struct PreparePolicy {
-  static constexpr int warps = 4, heads = Heads, groups = Groups, threads = Groups * warps * 32, registers = 168;
-  static_assert(Heads <= warps && Heads % 2 == 0 && 3 * warps * 32 * registers <= 65536);
+/// Warps of a group, which prepares one item after the other; groups in a block; places of records that a group uses in turn. A block of several groups
+/// leaves no room for another kernel's on its multiprocessor: it runs beside the recurrence.
+template <int Warps, int Groups = 1, int Places = 1> struct PreparePolicy {
+  static constexpr int warps = Warps, groups = Groups, places = Places, threads = Groups * warps * 32, registers = 168;
+  static constexpr int resident = Groups > 1 ? 1 : 12 / Warps;  ///< blocks on a multiprocessor
+  static constexpr bool beside = Groups > 1;
+  static_assert((Warps == 2 || Warps == 4) && resident * threads * registers <= 65536);
   static constexpr int item_clocks = 16000;  ///< about the time a group takes for an item
-  static constexpr int eager_batches = 3;    ///< first batches of a group, which are waited for: their flags are set at once
+  static constexpr int eager_items = 3;      ///< first items of a group, which are waited for: their flags are set at once
 };
-
-/// The batches in which groups of warps take the work items. With flags in the order of time, in which the recurrence waits for them, and the
-/// first `singles` have one item (all of them where places are used again), so that it can start soon and does not run dry; without, from the
-/// end, so that the records written last, still in L2, are those read first.
-template <int Most> struct Batches {
-  int items = 0, singles = 0;
-  bool flags = false;
-
-  BRAID_FN constexpr int first(int batch) const {
-    if (!flags) return ((items + Most - 1) / Most - 1 - batch) * Most;
-    return batch < singles ? batch : singles + (batch - singles) * Most;
-  }
-  /// 0: there is no such batch.
-  BRAID_FN constexpr int size(int batch) const {
-    const int from = first(batch), most = flags && batch < singles ? 1 : Most, left = from < 0 ? 0 : items - from;
-    return left < 0 ? 0 : left < most ? left : most;
-  }
-};
-static_assert(Batches<2>{10, 6, true}.first(5) == 5 && Batches<2>{10, 6, true}.size(5) == 1 && Batches<2>{9, 6, true}.first(7) == 8 &&
-              Batches<2>{9, 6, true}.size(6) == 2 && Batches<2>{9, 6, true}.size(7) == 1 && Batches<2>{9, 6, true}.size(8) == 0 &&
-              Batches<2>{9, 9, true}.size(8) == 1 && Batches<2>{9, 9, true}.size(9) == 0 &&
-              Batches<4>{6, 0, false}.size(0) == 2 && Batches<4>{6, 0, false}.size(1) == 4 && Batches<4>{6, 0, false}.size(2) == 0);
+/// After the preparation comes the recurrence. Beside it: where each walk has a column, what counts is the time to its next record; where columns
+/// have many walks, how much is done. Two warps an item exchange half as much as four, and 800 places still stay in L2, which 1100 (six groups) do not.
+using PrepareBefore = PreparePolicy<2>;
+using PrepareSoon = PreparePolicy<4, 3, 2>;
+using PrepareMuch = PreparePolicy<2, 4, 2>;
 
 /// Body of the preparation for one group of warps.
 template <class C, class P> class Preparation {
@@ -97,7 +82,7 @@ template <class C, class P> class Preparation {
     unsigned char data[chunk_tokens * row_bytes];
 
     __device__ __forceinline__ static int offset(int row, int byte) {
-      const int turn = steps == 1 ? 0 : sizeof(E) == 4 ? (row & 1) * (row_bytes / 2) : (row >> 1 & 1) * (row_bytes / 2);
+      const int turn = sizeof(E) == 4 ? (steps == 1 ? 0 : (row & 1) * 64) : steps == 1 ? 0 : steps == 2 ? (row >> 1 & 1) * 32 : (row & 3) * 32;
       return row * row_bytes + (byte ^ turn);
     }
     /// Starts copying; tokens past the end become zeros.
@@ -128,30 +113,21 @@ template <class C, class P> class Preparation {
   struct Keys {
     Rows<T> q, k;
   };
-  /// What a warp has of an item. q and k of the next item are fetched while this one is worked on; once multiplied, an item's own take the
-  /// warp's part of the tiles of M and Z, and at the end of a batch the scratch of an inverse.
+  /// What a warp has of an item. Once multiplied, q and k make room for the warp's part of the tiles of M and Z.
   struct Inputs {
     static constexpr int tiles_in_keys = sizeof(Keys) / (32 * sizeof(float4));
-    Keys keys[2];
+    Keys keys;
     std::conditional_t<decay == Decay::per_channel, Rows<G>, char> gate;
     float bias[raw_gate && decay == Decay::per_channel ? warp_channels : 4];  ///< dt_bias
-    float4 more[10 - tiles_in_keys][32];
+    float4 more[tiles_in_keys > 8 ? 2 : 10 - tiles_in_keys][32];
 
-    __device__ __forceinline__ float4* part(int buffer, int tile) {
-      return tile < tiles_in_keys ? reinterpret_cast<float4*>(&keys[buffer]) + tile * 32 : more[tile - tiles_in_keys];
+    __device__ __forceinline__ float4* part(int tile) {
+      return tile < tiles_in_keys ? reinterpret_cast<float4*>(&keys) + tile * 32 : more[tile - tiles_in_keys];
     }
     /// Before the parts are written.
     __device__ __forceinline__ typename ChunkDecays<Operand>::Scratch& decays() {
       static_assert(sizeof(more) >= sizeof(typename ChunkDecays<Operand>::Scratch));
       return *reinterpret_cast<typename ChunkDecays<Operand>::Scratch*>(&more);
-    }
-    __device__ __forceinline__ InverseScratch& scratch(int buffer) {
-      if constexpr (sizeof(Keys) >= sizeof(InverseScratch)) {
-        return *reinterpret_cast<InverseScratch*>(&keys[buffer]);
-      } else {
-        static_assert(sizeof(more) >= sizeof(InverseScratch));
-        return *reinterpret_cast<InverseScratch*>(&more);
-      }
     }
   };
   /// What is known of each token of the current item.
@@ -160,23 +136,28 @@ template <class C, class P> class Preparation {
     float qk[chunk_tokens];                                ///< q_i . k_i, the diagonal of Z
     float rate;                                            ///< of the gate
   };
-  /// The strengths of each token of an item of the batch.
+  /// The strengths of each token of the current item.
   struct alignas(16) Strengths {
     float erase[chunk_tokens];   ///< e
     float column[chunk_tokens];  ///< factor of each column of T (without erasing: of Z and kg)
     float write[C::strength == Strength::two ? chunk_tokens : 1];  ///< w
-    int place;                   ///< of its record; negative: unused
+    int place, position;         ///< of its record
+  };
+  struct alignas(16) Item {
+    int position = 0, head = 0;
+    int first = 0, tokens = 0;  ///< of the packed batch; none: the slot is unused
   };
   /// One decay per head: products over the chunk, and between[i][j] = prod_{j<t<=i} alpha_t.
-  struct ScalarDecay {
+  struct alignas(16) ScalarDecay {
     float prefix[chunk_tokens], suffix[chunk_tokens], between[chunk_tokens][chunk_tokens + 4];
   };
 
-  /// Two places of records that a group uses in turn, so that they stay in L2: those of its first items. Items count from one, 0: none.
+  /// Places of records that a group uses in turn, so that they stay in L2: those of its first items.
   struct Places {
     struct Place {
-      int home, occupant;  ///< its number; the item whose record it holds
-    } place[2];
+      int home;      ///< its number: the position of its first record
+      int occupant;  ///< position of its record, counted from one; 0: none yet
+    } place[P::places];
     int turn;        ///< the place that is next
     bool impatient;  ///< has waited in vain
   };
@@ -184,61 +165,54 @@ template <class C, class P> class Preparation {
  public:
   struct Storage {
     Inputs inputs[P::warps];
-    float2 tiles[P::heads][10][32];          ///< M
+    float2 tiles[10][32];                    ///< M
+    InverseScratch inverse;
     float norms[3][P::warps][chunk_tokens];  ///< q.q, k.k, q.k
     Tokens tokens;
-    Strengths strengths[P::heads];
-    Places places;
+    Strengths strengths;
+    Item following;
+    std::conditional_t<P::beside, Places, char> places;
     std::conditional_t<decay == Decay::per_head, ScalarDecay, char> scalar;
   };
 
   __device__ __forceinline__ Preparation(const PrepareArguments<T, G>& args, Storage& storage)
       : args_(args), storage_(storage), warp_(static_cast<int>(threadIdx.x) / 32 % P::warps), channel_(warp_ * warp_channels),
-        share_(args.value_heads / args.heads), policy_(ptx::cache_policy(args.ready != nullptr)), inputs_(storage.inputs[warp_]) {}
+        share_(args.value_heads / args.heads), policy_(ptx::cache_policy(P::beside)), inputs_(storage.inputs[warp_]) {}
 
-  /// Prepares every `groups`-th batch of the `items` work items, from number `batch` on.
-  __device__ __forceinline__ void run(int batch, int groups, int items) {
-    batches_ = {items, args_.reuse_places ? items : P::eager_batches * groups, args_.ready != nullptr};
-    int size = start(batch);
-    if (is_publisher()) storage_.places = {};
-    load_keys(0);
-    load_rest();
-    clear_flags(batch, groups);
+  /// Prepares every `groups`-th of the work items, from number `number` on: beside the recurrence in the order of time, in which it waits for them,
+  /// else from the end, so that the records written last, still in L2, are those read first.
+  __device__ __forceinline__ void run(int number, int groups) {
+    const int items = args_.order.items();
+    if (number < items) item_ = find(number);
+    load();
+    if constexpr (P::beside)
+      if (is_publisher()) storage_.places = {};
+    let_recurrence_start(number, groups);
 #pragma unroll 1
-    for (; size > 0; batch += groups) {
-#pragma unroll 1
-      for (int m = 0; m < size; ++m) {
-        const int tokens = tokens_;
-        const bool work = tokens > 0;
-        if (work) {
-          token_factors(m);
-        } else {
-          barrier();  // as in token_factors: behind it nobody reads the parts of the item before, whose buffer is loaded into next
-          publish();
-          if (is_publisher()) storage_.strengths[m].place = -1;
-        }
-        if (m + 1 < size) next();
-        else start(batch + groups);
-        load_keys(buffer_ ^ 1);
-        if (work) {
-          ptx::copy_wait<1>();
-          __syncwarp();
-          const Tiles tiles = multiply(m, tokens);
-          __syncwarp();
+    for (; number < items; number += groups) {
+      const bool work = item_.tokens > 0;
+      if (work) {
+        token_factors(number + groups);
+        ptx::copy_wait<0>();
+        __syncwarp();
+        const Tiles tiles = multiply();
+        __syncwarp();
 #pragma unroll
-          for (int i = 0; i < 10; ++i)
-            inputs_.part(buffer_, i)[lane_.index] = make_float4(tiles.tile[i][0], tiles.tile[i][1], tiles.tile[i][2], tiles.tile[i][3]);
-        }
-        load_rest();
+        for (int i = 0; i < 10; ++i) inputs_.part(i)[lane_.index] = make_float4(tiles.tile[i][0], tiles.tile[i][1], tiles.tile[i][2], tiles.tile[i][3]);
         barrier();
-        if (work) reduce(m);
-        buffer_ ^= 1;
+        reduce();
+      } else {
+        barrier();  // as in token_factors
+        publish();
+        find_following(number + groups);
       }
       barrier();
-      if constexpr (C::record.erases()) invert(size);
-      written_ = batches_.first(batch), written_items_ = size;
-      if (batches_.flags && eager_ > 0) --eager_, barrier(), publish();
-      size = batches_.size(batch + groups);
+      item_ = storage_.following;
+      load();
+      if constexpr (C::record.erases())
+        if (work) invert();
+      written_ = work;
+      if (P::beside && eager_ > 0) --eager_, barrier(), publish();
     }
     barrier();
     publish();
@@ -254,10 +228,13 @@ template <class C, class P> class Preparation {
   __device__ __forceinline__ bool is_publisher() const { return warp_ == P::warps - 1 && lane_.index == 0; }
 
   /// Marks this group's records as not ready, then lets the recurrence start. Without flags it may start and wait for this kernel's end.
-  __device__ __forceinline__ void clear_flags(int batch, int groups) {
-    if (args_.ready != nullptr) {
-      for (int b = batch + (warp_ * 32 + lane_.index) * groups; batches_.size(b) > 0; b += P::warps * 32 * groups)
-        for (int i = batches_.first(b) * args_.readers; i < (batches_.first(b) + batches_.size(b)) * args_.readers; ++i) args_.ready[i] = ReadyFlag::none;
+  __device__ __forceinline__ void let_recurrence_start(int batch, int groups) {
+    if constexpr (P::beside) {
+      const int begin = batch + (warp_ * 32 + lane_.index) * groups, step = P::warps * 32 * groups;
+      for (int item = begin; item < args_.order.items(); item += step)
+        if (args_.order.position(item) < args_.order.positions())
+          for (int reader = 0; reader < args_.readers; ++reader) flag(args_.order.position(item), reader) = ReadyFlag::none;
+      for (int i = begin; i < args_.state_flags; i += step) flag(args_.order.positions(), i) = 0;
       __threadfence();
       __syncthreads();  // one thread's word for all of the block: the other groups must have cleared theirs
     }
@@ -266,106 +243,97 @@ template <class C, class P> class Preparation {
 #endif
     // Groups start one after the other, over the time of an item: the first records come soon, then as evenly as they are read, and not all groups
     // want the same units at once.
-    if (args_.ready != nullptr) {
+    if constexpr (P::beside) {
       const auto begin = clock64(), wait = static_cast<long long>(batch) * P::item_clocks / groups;
       while (clock64() - begin < wait) __nanosleep(100);
     }
   }
-  /// Sets the flags of the last batch, behind a barrier that follows its last write; whoever sees one makes the copy engine see the record
-  /// (HopperRecurrence::wait_for_records).
+  /// Sets the flags of the last item, behind a barrier that follows its last write; whoever sees one makes the copy engine see the record
+  /// (HopperRecurrence::Flags).
   __device__ __forceinline__ void publish() {
-    if (args_.ready != nullptr && is_publisher() && written_items_ > 0) {
+    if (P::beside && is_publisher() && written_) {
       ptx::fence_release();
-      for (int m = 0; m < written_items_; ++m) {
-        const int place = storage_.strengths[m].place, first = (written_ + m) * args_.readers;
-        for (int i = first; place >= 0 && i < first + args_.readers; ++i) ptx::store_relaxed(args_.ready + i, ReadyFlag::at(place));
-      }
+      for (int i = 0; i < args_.readers; ++i) ptx::store_relaxed(&flag(storage_.strengths.position, i), ReadyFlag::at(storage_.strengths.place));
     }
-    written_items_ = 0;
+    written_ = false;
   }
 
-  /// Finds the first item of a batch and returns how many it has; `next` moves to the following one.
-  __device__ __forceinline__ int start(int batch) {
-    const int size = batches_.size(batch);
-    tokens_ = 0;
-    if (size > 0) {
-      item_ = batches_.first(batch);
-      find();
-    }
-    return size;
+  /// The item of a number; from `items` on: none.
+  __device__ __forceinline__ Item find(int number) const {
+    const TimeOrder& order = args_.order;
+    Item item;
+    if (number >= order.items()) return item;
+    item.position = order.position(P::beside ? number : order.items() - 1 - number);
+    if (item.position >= order.positions()) return item;
+    const TimeOrder::Piece piece = order.piece(item.position);
+    item.first = static_cast<int>(piece.token(item.position)), item.tokens = piece.tokens(item.position), item.head = piece.head;
+    return item;
   }
-  __device__ __forceinline__ void next() {
-    ++item_;
-    if (head_ + 1 < args_.heads_at_once) ++head_;  // of the same chunk
-    else find();
+  /// Has one thread find it for all.
+  __device__ __forceinline__ void find_following(int number) {
+    if (is_publisher()) storage_.following = find(number);
   }
-  __device__ __forceinline__ void find() {
-    const TimeOrder order{args_.offsets, args_.tokens, args_.sequences, args_.value_heads, args_.heads_at_once};
-    const TimeOrder::Chunk chunk = order.chunk(item_);
-    first_ = chunk.first, tokens_ = chunk.tokens, head_ = chunk.head;
-  }
+  __device__ __forceinline__ Word& flag(int position, int reader) const { return args_.ready[position * args_.readers + reader]; }
   /// Whether the record in the place that is next has been fetched by all its readers.
   __device__ __forceinline__ bool place_is_free() const {
     const int occupant = storage_.places.place[storage_.places.turn].occupant;
     bool free = true;
-    for (int reader = 0; reader < args_.readers && occupant > 0; ++reader)
-      free &= ptx::load_relaxed(args_.ready + (occupant - 1) * args_.readers + reader) == ReadyFlag::consumed;
+    for (int reader = 0; reader < args_.readers && occupant > 0; ++reader) free &= ptx::load_relaxed(&flag(occupant - 1, reader)) == ReadyFlag::consumed;
     return free;
   }
-  /// Where the current item's record goes: to the place that is next once it is free, else to its own. One thread waits a while for the
-  /// recurrence, so as not to run far ahead of it, but not for ever: that may start only when this kernel has ended.
+  /// Where the current item's record goes: to the place that is next once it is free, else where it would lie without all this. One thread waits a while
+  /// for the recurrence, so as not to run far ahead of it, but not for ever: that may start only when this kernel has ended.
   __device__ __forceinline__ int choose_place(bool free) {
-    if (!args_.reuse_places) return item_;
+    if (!args_.reuse_places) return item_.position;
     Places& places = storage_.places;
     for (int tries = places.impatient ? 0 : 200; !free && tries > 0; --tries) {
       __nanosleep(100);
       free = place_is_free();
     }
     places.impatient |= !free;
-    if (!free) return item_;
+    if (!free) return item_.position;
     auto& place = places.place[places.turn];
-    places.turn ^= 1;
-    if (place.occupant == 0) place.home = item_;
-    place.occupant = item_ + 1;
+    if (++places.turn == P::places) places.turn = 0;
+    if (place.occupant == 0) place.home = item_.position;
+    place.occupant = item_.position + 1;
     return place.home;
   }
 
   __device__ __forceinline__ std::byte* record(int place) const { return args_.records + static_cast<Index>(place) * C::record.bytes(); }
   /// Row of a [T, heads] array.
-  __device__ __forceinline__ Index row(int heads, int head, int token = 0) const { return static_cast<Index>(first_ + token) * heads + head; }
-  /// Starts reading the current item's q and k.
-  __device__ __forceinline__ void load_keys(int buffer) {
-    if (tokens_ > 0) {
-      const Index at = row(args_.heads, share_ == 1 ? head_ : head_ / share_) * K + channel_;
-      Keys& keys = inputs_.keys[buffer];
-      keys.q.load(args_.q + at, args_.heads * K, lane_, tokens_, policy_);
-      keys.k.load(args_.k + at, args_.heads * K, lane_, tokens_, policy_);
+  __device__ __forceinline__ Index row(int heads, int head, int token = 0) const { return static_cast<Index>(item_.first + token) * heads + head; }
+  /// Starts reading the warp's channels of the current item: q and k, then the rest.
+  __device__ __forceinline__ void load() {
+    const int tokens = item_.tokens, head = item_.head;
+    if (tokens > 0) {
+      const Index at = row(args_.heads, share_ == 1 ? head : head / share_) * K + channel_;
+      inputs_.keys.q.load(args_.q + at, args_.heads * K, lane_, tokens, policy_);
+      inputs_.keys.k.load(args_.k + at, args_.heads * K, lane_, tokens, policy_);
     }
     ptx::copy_commit();
-  }
-  /// Starts reading the rest of the current item: its gate.
-  __device__ __forceinline__ void load_rest() {
-    if (tokens_ > 0) {
-      if constexpr (decay == Decay::per_channel)
-        inputs_.gate.load(args_.gate + row(args_.value_heads, head_) * K + channel_, args_.value_heads * K, lane_, tokens_, policy_);
-      if constexpr (raw_gate && decay == Decay::per_channel) {
-        if (lane_.index < warp_channels / 4)
-          ptx::copy16_async(ptx::shared_address(inputs_.bias + 4 * lane_.index), args_.dt_bias + head_ * K + channel_ + 4 * lane_.index);
+    if constexpr (decay == Decay::per_channel) {
+      if (tokens > 0) {
+        inputs_.gate.load(args_.gate + row(args_.value_heads, head) * K + channel_, args_.value_heads * K, lane_, tokens, policy_);
+        if constexpr (raw_gate)
+          if (lane_.index < warp_channels / 4)
+            ptx::copy16_async(ptx::shared_address(inputs_.bias + 4 * lane_.index), args_.dt_bias + head * K + channel_ + 4 * lane_.index);
       }
     }
     ptx::copy_commit();
   }
 
   /// Norms and q.k of each token from the diagonals of q q^T, q k^T and k k^T (exact products of 16-bit inputs), and its strengths.
-  __device__ __forceinline__ void token_factors(int m) {
+  /// Also finds the item of number `following`.
+  __device__ __forceinline__ void token_factors(int following) {
     Word beta_bits = 0;
     if constexpr (C::Update::uses_beta)
-      if (warp_ == 1 && lane_.index < tokens_) beta_bits = ptx::load_bits(args_.beta + row(args_.value_heads, head_, lane_.index));
-    const bool free = args_.reuse_places && is_publisher() && place_is_free();  // asked here, used behind the barrier
+      if (warp_ == 1 && lane_.index < item_.tokens) beta_bits = ptx::load_bits(args_.beta + row(args_.value_heads, item_.head, lane_.index));
+    bool free = false;  // asked here, used behind the barrier
+    if constexpr (P::beside) free = args_.reuse_places && is_publisher() && place_is_free();
     ptx::copy_wait<1>();
     __syncwarp();
-    const Keys& keys = inputs_.keys[buffer_];
-    const int tokens = tokens_;
+    const Keys& keys = inputs_.keys;
+    const int tokens = item_.tokens;
     const bool diagonal = lane_.c == lane_.r / 2, odd = lane_.r & 1;  // this lane has column r of row r, as the second of its two
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
@@ -393,13 +361,14 @@ template <class C, class P> class Preparation {
     };
     constexpr float epsilon = static_cast<float>(l2_norm_epsilon);
     auto factor = [&](float norm2) { return args_.normalize ? rsqrtf(norm2 + epsilon) : 1.f; };
-    Strengths& out = storage_.strengths[m];
+    Strengths& out = storage_.strengths;
     if (warp_ == 0) {
       const float q_factor = factor(sum(0)), k_factor = factor(sum(1));
       storage_.tokens.q_factor[token] = q_factor;
       storage_.tokens.k_factor[token] = k_factor;
       storage_.tokens.qk[token] = sum(2) * q_factor * k_factor;
-    } else if (warp_ == 1) {
+    }
+    if (warp_ == 1) {
       const float norm2 = sum(1), k_factor = factor(norm2), used = norm2 * k_factor * k_factor;
       const float raw = ptx::from_bits<G>(beta_bits);
       const float beta = args_.beta_logit ? ptx::reciprocal(1.f + ptx::exp2(-ptx::log2_e * raw)) : raw;
@@ -407,20 +376,23 @@ template <class C, class P> class Preparation {
       out.erase[token] = token < tokens ? C::Update::template erase<float>(beta, used) : 0.f;
       out.column[token] = C::strength == Strength::two ? 1.f : write;
       if constexpr (C::strength == Strength::two) out.write[token] = write;
-    } else if (warp_ == 2) {
-      if constexpr (decay == Decay::per_head) scalar_decays();
-    } else if (token == 0) {
-      out.place = choose_place(free);
+    }
+    if constexpr (decay == Decay::per_head)
+      if (warp_ == 2 % P::warps) scalar_decays();
+    if (is_publisher()) {
+      out.place = out.position = item_.position;
+      if constexpr (P::beside) out.place = choose_place(free);
       if constexpr (decay == Decay::per_channel) storage_.tokens.rate = rate();
+      storage_.following = find(following);
     }
     barrier();
   }
-  __device__ __forceinline__ float rate() const { return raw_gate ? __expf(args_.A_log[head_]) : 0.f; }
+  __device__ __forceinline__ float rate() const { return raw_gate ? __expf(args_.A_log[item_.head]) : 0.f; }
 
   __device__ __forceinline__ void scalar_decays() {
     const int token = lane_.index;
-    const DecayFactor<typename C::Gate> factor(rate(), raw_gate ? args_.dt_bias[head_] : 0.f);
-    const float alpha = token < tokens_ ? factor(ptx::to_float(args_.gate[row(args_.value_heads, head_, token)])) : 1.f;
+    const DecayFactor<typename C::Gate> factor(rate(), raw_gate ? args_.dt_bias[item_.head] : 0.f);
+    const float alpha = token < item_.tokens ? factor(ptx::to_float(args_.gate[row(args_.value_heads, item_.head, token)])) : 1.f;
     float prefix = alpha, suffix = __shfl_down_sync(0xFFFFFFFFu, alpha, 1);
     if (token == 31) suffix = 1.f;
 #pragma unroll
@@ -472,9 +444,9 @@ template <class C, class P> class Preparation {
   }
 
   /// This warp's part of M and Z; writes its channels of kd, qd, kg and a.
-  __device__ __forceinline__ Tiles multiply(int m, int tokens) {
-    const Strengths& strengths = storage_.strengths[m];
-    const Keys& keys = inputs_.keys[buffer_];
+  __device__ __forceinline__ Tiles multiply() {
+    const Strengths& strengths = storage_.strengths;
+    const Keys& keys = inputs_.keys;
     if constexpr (decay == Decay::per_channel) {
       const float head_rate = storage_.tokens.rate;
       ChunkMatrices<Operand> matrices;
@@ -486,7 +458,7 @@ template <class C, class P> class Preparation {
           bias[0] = b.x, bias[1] = b.y, bias[2] = b.z, bias[3] = b.w;
         }
         float logs[4][4];
-        read_log_decays(logs, tokens, head_rate, bias, step);
+        read_log_decays(logs, item_.tokens, head_rate, bias, step);
         const ChunkDecays<Operand> decays(lane_, logs, inputs_.decays());
         const Rows16 rows = matrices.add(decays, [&](int s, float (&k)[4], float (&q)[4]) {
           read_scaled(q, keys.q, s, step, storage_.tokens.q_factor[8 * s + lane_.r]);
@@ -560,34 +532,34 @@ template <class C, class P> class Preparation {
     *reinterpret_cast<uint2*>(at) = make_uint2(x.word[0], x.word[1]);
   }
 
-  /// T' of the batch, a warp for each item.
-  __device__ __forceinline__ void invert(int size) {
-    if (warp_ >= size || storage_.strengths[warp_].place < 0) return;
+  /// T', by one warp.
+  __device__ __forceinline__ void invert() {
+    if (warp_ != 0) return;
     Tiles tiles;
 #pragma unroll
     for (int i = 0; i < 10; ++i) {
-      const float2 x = storage_.tiles[warp_][i][lane_.index];
+      const float2 x = storage_.tiles[i][lane_.index];
       tiles.tile[i][0] = x.x, tiles.tile[i][1] = x.y;
     }
-    const Strengths& token = storage_.strengths[warp_];
-    write_inverse<Operand>(lane_, tiles, token.erase, token.column, inputs_.scratch(buffer_ ^ 1), record(token.place) + C::record.t());
+    const Strengths& token = storage_.strengths;
+    write_inverse<Operand>(lane_, tiles, token.erase, token.column, storage_.inverse, record(token.place) + C::record.t());
   }
 
   /// Sums the warps' parts, a few tiles each; keeps M, writes Z.
-  __device__ __forceinline__ void reduce(int m) {
+  __device__ __forceinline__ void reduce() {
     if constexpr (C::strength == Strength::two)
-      if (warp_ == 3) reinterpret_cast<float*>(record(storage_.strengths[m].place) + C::record.w())[lane_.index] = storage_.strengths[m].write[lane_.index];
-    std::byte* const z = record(storage_.strengths[m].place) + (C::record.z() + 4 * lane_.index);
+      if (warp_ == P::warps - 1) reinterpret_cast<float*>(record(storage_.strengths.place) + C::record.w())[lane_.index] = storage_.strengths.write[lane_.index];
+    std::byte* const z = record(storage_.strengths.place) + (C::record.z() + 4 * lane_.index);
     const auto write = [z](int s, int t, Word pair) { *reinterpret_cast<Word*>(z + static_cast<unsigned>(4 * s + t) * 128u) = pair; };
 #pragma unroll
     for (int first = 0; first < 10; first += P::warps) {
       const int tile = first + warp_;
       if (tile >= 10) break;
       const int s = tile < 1 ? 0 : tile < 3 ? 1 : tile < 6 ? 2 : 3, t = tile - s * (s + 1) / 2;
-      float4 x = storage_.inputs[0].part(buffer_, tile)[lane_.index];
+      float4 x = storage_.inputs[0].part(tile)[lane_.index];
 #pragma unroll
       for (int w = 1; w < P::warps; ++w) {
-        const float4 y = storage_.inputs[w].part(buffer_, tile)[lane_.index];
+        const float4 y = storage_.inputs[w].part(tile)[lane_.index];
         x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
       }
       if constexpr (decay != Decay::per_channel) {
@@ -597,20 +569,20 @@ template <class C, class P> class Preparation {
         const bool keep0 = s > t || lane_.r > 2 * lane_.c, keep1 = s > t || lane_.r > 2 * lane_.c + 1;
         x = {keep0 ? x.x * between.x : 0.f, keep1 ? x.y * between.y : 0.f, keep0 ? x.z * between.x : 0.f, keep1 ? x.w * between.y : 0.f};
       }
-      if constexpr (C::record.erases()) storage_.tiles[m][tile][lane_.index] = make_float2(x.x, x.y);
+      if constexpr (C::record.erases()) storage_.tiles[tile][lane_.index] = make_float2(x.x, x.y);
       if (s == t) {
         const float qk = storage_.tokens.qk[8 * s + lane_.r];
         if (lane_.r == 2 * lane_.c) x.z = qk;
         if (lane_.r == 2 * lane_.c + 1) x.w = qk;
       }
       if constexpr (C::strength == Strength::none && !C::unit_write) {
-        const float2 column = *reinterpret_cast<const float2*>(&storage_.strengths[m].column[8 * t + 2 * lane_.c]);
+        const float2 column = *reinterpret_cast<const float2*>(&storage_.strengths.column[8 * t + 2 * lane_.c]);
         x.z *= column.x, x.w *= column.y;
       }
       write(s, t, ptx::pack<Operand>(x.z, x.w));
     }
-    if (warp_ < 3)  // above the diagonal: cores (0, 1..3), (1, 2..3), (2, 3)
-      for (int t = warp_ + 1; t < 4; ++t) write(warp_, t, 0);
+    for (int s = warp_; s < 3; s += P::warps)  // above the diagonal: cores (0, 1..3), (1, 2..3), (2, 3)
+      for (int t = s + 1; t < 4; ++t) write(s, t, 0);
   }
 
   const PrepareArguments<T, G>& args_;
@@ -620,12 +592,9 @@ template <class C, class P> class Preparation {
   int share_;           ///< value heads that share a key head
   ptx::CachePolicy policy_;  ///< of inputs: beside the recurrence, records are what should stay in L2
   Inputs& inputs_;
-  Batches<P::heads> batches_;
-  int buffer_ = 0;           ///< of the current item's keys
-  int written_ = 0, written_items_ = 0;  ///< the batch whose records are written, their flags not set yet
-  int eager_ = P::eager_batches;
-  int item_ = 0, head_ = 0;     ///< the current item, in the order of time
-  int first_ = 0, tokens_ = 0;  ///< its tokens; none: the slot is unused
+  Item item_;             ///< the current one
+  bool written_ = false;  ///< the last item's record is written, its flags not set yet
+  int eager_ = P::eager_items;
 };
 
 /// A persistent grid.
@@ -634,8 +603,7 @@ __global__ void __maxnreg__(P::registers) prepare_kernel(const __grid_constant__
   using Body = Preparation<C, P>;
   extern __shared__ __align__(16) unsigned char prepare_shared[];
   const int group = static_cast<int>(threadIdx.x) / (P::warps * 32), block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
-  const int items = static_cast<int>(slots(args.tokens, args.sequences) * args.value_heads);
-  Body(args, reinterpret_cast<typename Body::Storage*>(prepare_shared)[group]).run(group * blocks + block, blocks * P::groups, items);
+  Body(args, reinterpret_cast<typename Body::Storage*>(prepare_shared)[group]).run(group * blocks + block, blocks * P::groups);
 }
 
 }  // namespace braid::cuda

@@ -109,7 +109,4 @@ BRAID_FN Unit find_unit(const Index* offsets, Index tokens, int sequences, Index
   return {offsets[low], offsets[low + 1], unit - (offsets[low] / size + low), low};
 }
 
-/// Record of (slot, value head) in the workspace, in units of Record::bytes().
-BRAID_FN constexpr Index record_index(Index slot, Index head, Index value_heads) { return slot * value_heads + head; }
-
 }  // namespace braid::cuda

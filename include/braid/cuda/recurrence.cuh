@@ -50,8 +50,8 @@ class PortableRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
   };
 
   __device__ __forceinline__ PortableRecurrence(const RecurrenceArguments<T>& args, Storage& storage)
-      : Base(args, storage.walk), storage_(storage), products_(static_cast<int>(threadIdx.x) % 32),
-        records_(args.records + this->first_record() * layout.bytes()) {}
+      : Base(args, &storage.walk), storage_(storage), products_(static_cast<int>(threadIdx.x) % 32),
+        records_(args.records + storage.walk.record * static_cast<Index>(layout.bytes())) {}
 
   __device__ __forceinline__ void run() {
     const int count = this->chunk_count();
@@ -72,7 +72,7 @@ class PortableRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
   __device__ __forceinline__ void start_copy(int chunk, int count) {
     if (chunk < count) {
       const int stage = chunk % Policy::stages;
-      const std::byte* record = records_ + chunk * (args_.value_heads * static_cast<Index>(layout.bytes()));
+      const std::byte* record = records_ + chunk * static_cast<Index>(layout.bytes());
       const Word to = ptx::shared_address(storage_.stage[stage].record);
 #pragma unroll 5
       for (int i = threadIdx.x; i < layout.bytes() / 16; i += Policy::threads) ptx::copy16_async(to + i * 16, record + i * 16);

@@ -22,7 +22,7 @@ enum class Pass : unsigned char {
 
 /// Device pointers; null means absent. T is the type of v and o.
 template <class T> struct RecurrenceArguments {
-  const std::byte* records = nullptr;  ///< [slots, HV] records (record.hpp)
+  const std::byte* records = nullptr;  ///< records (record.hpp) at the positions of `order`
   const T* v = nullptr;                ///< [T, HV, V]
   T* o = nullptr;                      ///< [T, HV, V]; null: states only
   const float* initial_state = nullptr;  ///< [N, HV, K, V], key-first; null: zero
@@ -36,10 +36,13 @@ template <class T> struct RecurrenceArguments {
   int sequences = 1, value_heads = 0, value_dim = 0;
   float scale = 1;
 
+  TimeOrder order;  ///< with flags, a block walks a column of it
   /// Flags of the records (time_order.hpp): the kernels run side by side. Null: the preparation has ended before the first record is read.
   std::uint32_t* ready = nullptr;
-  int heads_at_once = 1;      ///< with flags: heads that are walked at the same time
-  bool reuse_places = false;  ///< with flags: places of records are used again
+  bool reuse_places = false;             ///< with flags: places of records are used again
+  /// With flags: the states that a column takes over from the next one, [columns, V, K] in the order of a block's registers, and a flag for each warp.
+  float* states = nullptr;
+  std::uint32_t* state_flags = nullptr;
 
   Pass pass = Pass::whole;
   Index segment_tokens = 0;         ///< a multiple of 32; of `summary` and `outputs`
@@ -47,14 +50,15 @@ template <class T> struct RecurrenceArguments {
   float* segment_states = nullptr;  ///< [segments, HV, K, V]: `summary` writes c, `outputs` reads the states at the segments' ends
 };
 
-/// One block's part: 64 columns of the state for each of its warpgroups (values, or in `summary` also key columns of M) over some tokens of a
-/// head of a sequence.
+/// What a block does in one go: 64 columns of the state for each of its warpgroups (values, or in `summary` also key columns of M) over some
+/// tokens of a head of a sequence.
 struct Walk {
   bool active = false;
   int sequence = 0, head = 0, tile = 0;             ///< tile: the first of the block's
   Index sequence_begin = 0, begin = 0, length = 0;  ///< tokens
   Index segment = 0;
-  bool first = true, last = true;  ///< segment of its sequence
+  int record = 0;                  ///< position of the first chunk's record
+  bool first = true, last = true;  ///< segment, or piece, of its sequence
   bool map = false;                ///< walks M: from the identity, without values
 };
 /// Blocks, of `tiles` tiles each, that a head of a sequence or segment has. Key tiles follow the V / 64 value tiles.
@@ -73,6 +77,7 @@ template <class T> BRAID_FN Walk find_walk(const RecurrenceArguments<T>& args, I
     walk.sequence = static_cast<int>(unit);
     walk.sequence_begin = walk.begin = args.offsets == nullptr ? 0 : args.offsets[unit];
     walk.length = (args.offsets == nullptr ? args.tokens : args.offsets[unit + 1]) - walk.begin;
+    walk.record = args.order.position(first_slot(walk.begin, unit), walk.head);
     return walk;
   }
   const Unit at = find_unit(args.offsets, args.tokens, args.sequences, args.segment_tokens, unit);
@@ -83,9 +88,22 @@ template <class T> BRAID_FN Walk find_walk(const RecurrenceArguments<T>& args, I
   walk.first = at.number == 0;
   walk.last = walk.begin + args.segment_tokens >= at.end;
   walk.length = walk.last ? at.end - walk.begin : args.segment_tokens;
+  walk.record = args.order.position(first_slot(at.begin, at.sequence) + at.number * args.segment_tokens / chunk_tokens, walk.head);
   walk.map = walk.tile >= value_tiles;
   if (walk.map) walk.tile -= value_tiles;
   walk.active = (walk.first || walk.length > 0) && !(args.pass == Pass::summary && (walk.last || (walk.first && walk.map)));
+  return walk;
+}
+/// The piece that starts at a position, for the block that has the tiles from `tile` on. Without tokens, it is active only to give an empty sequence its state.
+template <class T> BRAID_FN Walk find_piece(const RecurrenceArguments<T>& args, const TimeOrder::Piece& piece, int tile) {
+  Walk walk;
+  walk.sequence = piece.sequence, walk.head = piece.head, walk.tile = tile, walk.record = piece.first;
+  walk.sequence_begin = piece.begin, walk.begin = piece.token(piece.first);
+  const Index tokens = static_cast<Index>(piece.last - piece.first) * chunk_tokens, left = piece.end - walk.begin;
+  walk.last = left <= tokens;
+  walk.length = walk.last ? left : tokens;
+  walk.first = piece.chunk == 0;
+  walk.active = walk.first || walk.length > 0;
   return walk;
 }
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <braid/cuda/ptx/math.cuh>
+#include <braid/cuda/ptx/memory.cuh>
 #include <braid/cuda/recurrence_arguments.hpp>
 
 namespace braid::cuda {
@@ -14,26 +15,22 @@ template <class T, class Operand, int KeyDim> class RecurrenceFragments {
   using Word = ptx::Word;
   static constexpr int value_stride = 144;  // bytes per token of a value tile in shared memory: 128 and padding against bank conflicts
 
-  __device__ __forceinline__ RecurrenceFragments(const RecurrenceArguments<T>& args, const Walk& walk)
+  __device__ __forceinline__ RecurrenceFragments(const RecurrenceArguments<T>& args, const Walk* walk)
       : args_(args), walk_(walk), warp_(__shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32 % 4, 0)),
         group_(__shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0)), lane_(static_cast<int>(threadIdx.x) % 32) {}
 
   __device__ __forceinline__ int tokens_in(int chunk) const {
-    const Index left = walk_.length - static_cast<Index>(chunk) * chunk_tokens;
+    const Index left = walk_->length - static_cast<Index>(chunk) * chunk_tokens;
     return left < chunk_tokens ? static_cast<int>(left) : chunk_tokens;
   }
-  __device__ __forceinline__ int chunk_count() const { return static_cast<int>(chunks(walk_.length)); }
-  /// Number of the record of the walk's first chunk.
-  __device__ __forceinline__ Index first_record() const {
-    const Index slot = first_slot(walk_.sequence_begin, walk_.sequence) + (walk_.begin - walk_.sequence_begin) / chunk_tokens;
-    return record_index(slot, walk_.head, args_.value_heads);
-  }
+  /// The same for all lanes, as far as the compiler knows.
+  __device__ __forceinline__ int chunk_count() const { return static_cast<int>(__reduce_max_sync(~0u, static_cast<unsigned>(chunks(walk_->length)))); }
   /// Tokens of a chunk whose values count: none when M is walked.
-  __device__ __forceinline__ int value_tokens_in(int chunk) const { return walk_.map ? 0 : tokens_in(chunk); }
+  __device__ __forceinline__ int value_tokens_in(int chunk) const { return walk_->map ? 0 : tokens_in(chunk); }
   __device__ __forceinline__ bool wants_outputs() const { return args_.o != nullptr && args_.pass != Pass::summary; }
   /// Element (token of the walk, this head, first value of the block's first tile) of v and o.
   __device__ __forceinline__ Index value_offset(Index token) const {
-    return ((walk_.begin + token) * args_.value_heads + walk_.head) * args_.value_dim + (walk_.map ? 0 : walk_.tile * value_tile);
+    return ((walk_->begin + token) * args_.value_heads + walk_->head) * args_.value_dim + (walk_->map ? 0 : walk_->tile * value_tile);
   }
 
   template <int N> __device__ __forceinline__ static void pack_words(Word (&words)[N], const float (&x)[2 * N]) {
@@ -76,27 +73,33 @@ template <class T, class Operand, int KeyDim> class RecurrenceFragments {
   }
 
   /// Columns of the matrix that is walked: V, or K for M.
-  __device__ __forceinline__ int width() const { return walk_.map ? KeyDim : args_.value_dim; }
+  __device__ __forceinline__ int width() const { return walk_->map ? KeyDim : args_.value_dim; }
   /// Element of a [.., HV, K, width] array that the lane's accumulator 0 holds, and the rest relative to it.
   __device__ __forceinline__ Index state_offset(Index entry) const {
-    return ((entry * args_.value_heads + walk_.head) * KeyDim + key_of(0)) * width() + column_of(0);
+    return ((entry * args_.value_heads + walk_->head) * KeyDim + key_of(0)) * width() + column_of(0);
   }
   __device__ __forceinline__ int state_step(int i) const { return (i / 4 * 8 + i % 2) * width() + i / 2 % 2 * 8; }
   __device__ __forceinline__ int key_of(int i) const { return i / 4 * 8 + lane_ % 4 * 2 + i % 2; }
-  __device__ __forceinline__ int column_of(int i) const { return (walk_.tile + group_) * value_tile + 16 * warp_ + lane_ / 4 + i / 2 % 2 * 8; }
+  __device__ __forceinline__ int column_of(int i) const { return (walk_->tile + group_) * value_tile + 16 * warp_ + lane_ / 4 + i / 2 % 2 * 8; }
 
   __device__ __forceinline__ void load_state(float (&s)[KeyDim / 2]) const {
     const float* from = nullptr;
-    if (walk_.first) from = args_.initial_state == nullptr ? nullptr : args_.initial_state + state_offset(walk_.sequence);
-    else if (args_.pass == Pass::outputs) from = args_.segment_states + state_offset(walk_.segment - 1);
+    if (walk_->first) from = args_.initial_state == nullptr ? nullptr : args_.initial_state + state_offset(walk_->sequence);
+    else if (args_.pass == Pass::outputs) from = args_.segment_states + state_offset(walk_->segment - 1);
     if (from != nullptr) {
 #pragma unroll
       for (int i = 0; i < KeyDim / 2; ++i) s[i] = from[state_step(i)];
     } else {
-      const bool map = walk_.map;
+      const bool map = walk_->map;
 #pragma unroll
       for (int i = 0; i < KeyDim / 2; ++i) s[i] = map && key_of(i) == column_of(i) ? 1.f : 0.f;
     }
+  }
+  /// Has the warp fetch the initial state of the walk's `Tiles` tiles into L2.
+  template <int Tiles> __device__ __forceinline__ void prefetch_state() const {
+    constexpr int lines = Tiles * value_tile * 4 / 128;  // of a key
+    const float* from = args_.initial_state + (static_cast<Index>(walk_->sequence) * args_.value_heads + walk_->head) * KeyDim * args_.value_dim + walk_->tile * value_tile;
+    for (int i = lane_; i < KeyDim * lines; i += 32) ptx::prefetch(from + i / lines * args_.value_dim + i % lines * 32);
   }
   __device__ __forceinline__ void store_state(const float (&s)[KeyDim / 2], float* to) const {
 #pragma unroll
@@ -104,18 +107,18 @@ template <class T, class Operand, int KeyDim> class RecurrenceFragments {
   }
   /// The state after the walk, to where it belongs.
   __device__ __forceinline__ void store_last_state(const float (&s)[KeyDim / 2]) const {
-    if (args_.pass == Pass::summary) store_state(s, (walk_.map ? args_.segment_maps : args_.segment_states) + state_offset(walk_.segment));
-    else if (walk_.last && args_.final_state != nullptr) store_state(s, args_.final_state + state_offset(walk_.sequence));
+    if (args_.pass == Pass::summary) store_state(s, (walk_->map ? args_.segment_maps : args_.segment_states) + state_offset(walk_->segment));
+    else if (walk_->last && args_.final_state != nullptr) store_state(s, args_.final_state + state_offset(walk_->sequence));
   }
   __device__ __forceinline__ bool wants_checkpoints() const { return args_.checkpoints != nullptr && args_.pass != Pass::summary; }
   __device__ __forceinline__ void store_checkpoint(const float (&s)[KeyDim / 2], int chunk) const {
     if (tokens_in(chunk) < chunk_tokens) return;
-    const Index every = args_.checkpoint_chunks, done = (walk_.begin - walk_.sequence_begin) / chunk_tokens + chunk + 1;
-    if (done % every == 0) store_state(s, args_.checkpoints + state_offset(walk_.sequence_begin / (every * chunk_tokens) + done / every - 1));
+    const Index every = args_.checkpoint_chunks, done = (walk_->begin - walk_->sequence_begin) / chunk_tokens + chunk + 1;
+    if (done % every == 0) store_state(s, args_.checkpoints + state_offset(walk_->sequence_begin / (every * chunk_tokens) + done / every - 1));
   }
 
   const RecurrenceArguments<T>& args_;
-  const Walk& walk_;  ///< in shared memory: what is rarely read takes no registers
+  const Walk* walk_;  ///< in shared memory: what is rarely read takes no registers
   int warp_, group_, lane_;  ///< warp of its warpgroup, warpgroup of the block
 };
 

@@ -37,7 +37,7 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
   using Word = ptx::Word;
   using Base::args_, Base::group_, Base::lane_, Base::walk_, Base::warp_;
   static constexpr Record layout{KeyDim, Kind};
-  static constexpr int steps = KeyDim / 16, output_buffers = 2;
+  static constexpr int steps = KeyDim / 16, output_buffers = 2, walks_known = 2;
 
  public:
   struct Storage {
@@ -45,11 +45,11 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     alignas(16) unsigned char values[Policy::stages][Policy::tiles][chunk_tokens * Base::value_stride];
     alignas(16) unsigned char output[output_buffers][Policy::tiles][chunk_tokens * Base::value_stride];
     ptx::Barrier full[Policy::stages], empty[Policy::stages], output_full[output_buffers], output_empty[output_buffers];
-    Walk walk;
+    ptx::Barrier walk_full[walks_known], walk_empty[walks_known];
+    Walk walk[walks_known];
   };
 
-  __device__ __forceinline__ HopperRecurrence(const RecurrenceArguments<T>& args, Storage& storage)
-      : Base(args, storage.walk), storage_(ptx::uniform(storage)), count_(this->chunk_count()) {}
+  __device__ __forceinline__ HopperRecurrence(const RecurrenceArguments<T>& args, Storage& storage) : Base(args, nullptr), storage_(ptx::uniform(storage)) {}
 
   __device__ __forceinline__ void run() {
     if (threadIdx.x == 0) {
@@ -61,18 +61,21 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
         storage_.output_full[i].init(Policy::consumers);
         storage_.output_empty[i].init(32 * Policy::tiles);
       }
+      for (int i = 0; i < walks_known; ++i) {
+        storage_.walk_full[i].init(1);
+        storage_.walk_empty[i].init(Policy::threads - 32);
+      }
       ptx::fence_barrier_init();
     }
     __syncthreads();
-    const bool outputs = this->wants_outputs();
     if (group_ < Policy::tiles) {
       if constexpr (Policy::moves_registers) ptx::take_registers<Policy::walking_registers>();
-      outputs ? consume<true>() : consume<false>();
+      this->wants_outputs() ? consume<true>() : consume<false>();
     } else {
       if constexpr (Policy::moves_registers) ptx::leave_registers<Policy::copying_registers>();
-      if (warp_ == 0) fetch_records();
+      if (warp_ == 0) fetch_walks();
       else if (warp_ == Policy::values_warp) fetch_values();
-      else if (outputs) carry_away(warp_ - 1);
+      else carry_away(warp_ - 1);
     }
   }
 
@@ -83,18 +86,61 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       if (++stage == Policy::stages) stage = 0, parity ^= 1;
     }
   };
+  /// The walks of the block as the other warps see them, one after the other, each when the fetching warp has come to it.
+  struct Walks {
+    int number = 0;
+    __device__ __forceinline__ bool next(HopperRecurrence& body) {
+      body.storage_.walk_full[number % walks_known].wait(number / walks_known & 1);
+      body.walk_ = &body.storage_.walk[number % walks_known];
+      return __any_sync(~0u, body.walk_->active);
+    }
+    __device__ __forceinline__ void done(HopperRecurrence& body) { body.storage_.walk_empty[number++ % walks_known].arrive(); }
+  };
 
-  __device__ __forceinline__ void fetch_records() {
-    const std::byte* const records = args_.records + this->first_record() * layout.bytes();
-    const Index stride = args_.value_heads * static_cast<Index>(layout.bytes());
+  /// Finds the walks of the block, one or the pieces of its column, and fetches their records.
+  __device__ __forceinline__ void fetch_walks() {
+    int number = 0;
+    Ring at;
+    if (!beside()) {
+      ptx::wait_for_previous_grid();
+      announce(find_walk(args_, blockIdx.x, KeyDim, Policy::tiles), number);
+      if (walk_->active) fetch_records(at);
+    } else {
+      const TimeOrder& order = args_.order;
+      const int begin = column() * order.length, end = min(begin + order.length, order.positions());
+      for (int position = begin; position < end;) {
+        const TimeOrder::Piece piece = order.piece(position);
+        const Walk walk = find_piece(args_, piece, reader() * Policy::tiles);
+        position = piece.last;
+        if (!walk.active) continue;
+        announce(walk, number);
+        fetch_records(at);
+      }
+    }
+    announce({}, number);
+  }
+  /// Tells the other warps of the next walk, or, if it is not active, that there are no more.
+  __device__ __forceinline__ void announce(const Walk& walk, int& number) {
+    const int slot = number % walks_known;
+    storage_.walk_empty[slot].wait((number / walks_known & 1) ^ 1);
+    if (lane_ == 0) {
+      storage_.walk[slot] = walk;
+      storage_.walk_full[slot].arrive();
+    }
+    __syncwarp();
+    walk_ = &storage_.walk[slot];
+    if (number++ > 0 && walk_->active && walk_->first && args_.initial_state != nullptr) this->template prefetch_state<Policy::tiles>();
+  }
+  __device__ __forceinline__ void fetch_records(Ring& at) {
+    const int count = this->chunk_count();
+    const std::byte* const records = args_.records + walk_->record * static_cast<Index>(layout.bytes());
     Values values(*this);
     Flags flags(*this);
-    if (!flags.used()) ptx::wait_for_previous_grid();
-    Ring at, last;
-    for (int chunk = 0; chunk < count_; ++chunk) {
-      if (flags.used()) flags.wait_for_record(*this, chunk);
+    Ring last;
+    for (int chunk = 0; chunk < count; ++chunk) {
+      if (flags.used()) flags.wait_for_record(*this, chunk, count);
       storage_.empty[at.stage].wait(at.parity ^ 1);
-      const std::byte* from = flags.used() ? args_.records + flags.place(chunk) * layout.bytes() : records + chunk * stride;
+      const std::byte* from = flags.used() ? args_.records + flags.place(chunk) * layout.bytes() : records + chunk * static_cast<Index>(layout.bytes());
       ptx::Barrier& full = storage_.full[at.stage];
       if (lane_ == 0) {
         full.arrive_expect(layout.bytes());
@@ -108,18 +154,21 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       last = at;
       at.advance();
     }
-    if (args_.reuse_places && count_ > 0) {
+    if (args_.reuse_places && count > 0) {
       storage_.full[last.stage].wait(last.parity);
-      flags.release(*this, count_ - 1);
+      flags.release(*this, count - 1);
     }
   }
   __device__ __forceinline__ void fetch_values() {
-    Values values(*this);
     Ring at;
-    for (int chunk = 0; chunk < count_; ++chunk) {
-      storage_.empty[at.stage].wait(at.parity ^ 1);
-      values.fetch(*this, chunk, at.stage);
-      at.advance();
+    for (Walks walks; walks.next(*this); walks.done(*this)) {
+      const int count = this->chunk_count();
+      Values values(*this);
+      for (int chunk = 0; chunk < count; ++chunk) {
+        storage_.empty[at.stage].wait(at.parity ^ 1);
+        values.fetch(*this, chunk, at.stage);
+        at.advance();
+      }
     }
   }
   /// Copies 32 x 128 bytes of values for each tile, by cp.async: a bulk copy a row would serialise over the lanes.
@@ -150,25 +199,23 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
   /// The flags of the walk's records (time_order.hpp), 32 looked at at once, a lane each.
   struct Flags {
     std::uint32_t* first = nullptr;  ///< of the walk's first record; null: unused
-    Index step = 0;                  ///< from chunk to chunk
+    int step = 0;                    ///< from chunk to chunk
     int begin = 0, end = 0;          ///< chunks known to be written
     Word flag = 0;                   ///< of chunk begin + lane
 
     __device__ __forceinline__ explicit Flags(const HopperRecurrence& body) {
       const RecurrenceArguments<T>& args = body.args_;
-      if (args.ready == nullptr) return;
-      const TimeOrder order{args.offsets, args.tokens, args.sequences, args.value_heads, args.heads_at_once};
-      const int readers = args.value_dim / (Policy::tiles * value_tile);
-      first = args.ready + static_cast<Index>(order.first_item(body.walk_.sequence, body.walk_.head)) * readers + body.walk_.tile / Policy::tiles;
-      step = static_cast<Index>(args.heads_at_once) * readers;
+      if (!body.beside()) return;
+      step = body.readers();
+      first = args.ready + static_cast<Index>(body.walk_->record) * step + body.reader();
     }
     __device__ __forceinline__ bool used() const { return first != nullptr; }
     /// Waits until the preparation has written the record of `chunk`.
-    __device__ __forceinline__ void wait_for_record(const HopperRecurrence& body, int chunk) {
+    __device__ __forceinline__ void wait_for_record(const HopperRecurrence& body, int chunk, int count) {
       if (chunk < end) return;
       unsigned missing;
       do {
-        flag = chunk + body.lane_ >= body.count_ ? ReadyFlag::none : ptx::load_acquire(first + (chunk + body.lane_) * step);
+        flag = chunk + body.lane_ >= count ? ReadyFlag::none : ptx::load_acquire(first + (chunk + body.lane_) * step);
         missing = __ballot_sync(~0u, flag == ReadyFlag::none);
       } while (missing & 1);
       __syncwarp();
@@ -183,12 +230,20 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
   };
 
   __device__ __forceinline__ void carry_away(int tile) {
+    if (!this->wants_outputs()) {
+      for (Walks walks; walks.next(*this);) walks.done(*this);
+      return;
+    }
+    int carried = 0;
+    for (Walks walks; walks.next(*this); walks.done(*this)) carry_walk(tile, carried);
+  }
+  __device__ __forceinline__ void carry_walk(int tile, int& carried) {
     T* out = args_.o + this->value_offset(0) + tile * value_tile + lane_ % 8 * 8;
-    const int row = args_.value_heads * args_.value_dim;
+    const int row = args_.value_heads * args_.value_dim, count = this->chunk_count();
     const Index step = static_cast<Index>(chunk_tokens) * row;
-    for (int chunk = 0; chunk < count_; ++chunk, out += step) {
-      const int buffer = chunk % output_buffers;
-      storage_.output_full[buffer].wait(chunk / output_buffers & 1);
+    for (int chunk = 0; chunk < count; ++chunk, ++carried, out += step) {
+      const int buffer = carried % output_buffers;
+      storage_.output_full[buffer].wait(carried / output_buffers & 1);
       const int tokens = this->tokens_in(chunk);
       uint4 piece[8];
 #pragma unroll
@@ -211,16 +266,20 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     // Two warpgroups fill each other's waits, so what counts is the time of the matrix units: E and O are one product. One alone fills its
     // own waits, with O in halves.
     constexpr bool at_once = Outputs && Policy::tiles == 2 && layout.erases(), by_halves = Outputs && !at_once;
-    this->load_state(s);
-    this->pack_words(operand, s);
     const bool checkpoints = this->wants_checkpoints();
     Ring at;
-    if (count_ > 0) {
-      storage_.full[0].wait(0);
-      load_values(values, 0);
+    int passed = 0;
+#pragma unroll 1
+    for (Walks walks; walks.next(*this); walks.done(*this)) {
+    const int count = this->chunk_count();
+    begin_state(s);
+    this->pack_words(operand, s);
+    if (count > 0) {
+      storage_.full[at.stage].wait(at.parity);
+      load_values(values, at.stage);
     }
 #pragma unroll 1
-    for (int chunk = 0; chunk < count_; ++chunk) {
+    for (int chunk = 0; chunk < count; ++chunk, ++passed) {
       const unsigned char* record = storage_.record[at.stage];
       const Word base = ptx::shared_address(record);
       if constexpr (layout.erases()) this->unpack_values(e, values, Kind == Strength::two ? record + layout.w() : nullptr);
@@ -283,11 +342,11 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       }
       const Ring used = at;
       at.advance();
-      if (chunk + 1 < count_) {
+      if (chunk + 1 < count) {
         storage_.full[at.stage].wait(at.parity);
         load_values(values, at.stage);
       }
-      if constexpr (Outputs) storage_.output_empty[chunk % output_buffers].wait((chunk / output_buffers & 1) ^ 1);
+      if constexpr (Outputs) storage_.output_empty[passed % output_buffers].wait((passed / output_buffers & 1) ^ 1);
       ptx::wgmma_wait<Outputs ? 1 : 0>();
       ptx::wgmma_pin(s);
       this->pack_words(operand, s);
@@ -296,11 +355,54 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       storage_.empty[used.stage].arrive();  // every lane for what it has read
       if constexpr (Outputs) {
         ptx::wgmma_pin(o);
-        pass_output(o, chunk);
+        pass_output(o, passed % output_buffers);
       }
       if (checkpoints) this->store_checkpoint(s, chunk);
     }
-    this->store_last_state(s);
+    end_state(s);
+    if constexpr (Policy::blocks > 1) break;  // there is one walk; a loop would cost registers
+    }
+  }
+
+  /// Whether the block walks a column beside the preparation, not one walk after it.
+  __device__ __forceinline__ bool beside() const { return Policy::blocks == 1 && args_.ready != nullptr; }
+  /// Blocks that read a record. The columns count from the last block on: what a column waits for, an earlier block walks, so that all goes well also
+  /// where not all blocks run at the same time.
+  __device__ __forceinline__ int readers() const { return static_cast<int>(gridDim.x) / args_.order.columns; }
+  __device__ __forceinline__ int column() const { return (static_cast<int>(gridDim.x) - 1 - static_cast<int>(blockIdx.x)) / readers(); }
+  __device__ __forceinline__ int reader() const { return static_cast<int>(blockIdx.x) % readers(); }
+  /// This warp's flag of a state that a column hands on, and its part of it: KeyDim / 8 times four floats, `threads` of them from one to the next.
+  struct Handed {
+    static constexpr int threads = 128 * Policy::tiles;
+    std::uint32_t* flag;
+    float4* state;
+    __device__ __forceinline__ Handed(const HopperRecurrence& body, int column) {
+      const int block = column * body.readers() + body.reader();
+      flag = body.args_.state_flags + block * Policy::consumers + threadIdx.x / 32;
+      state = reinterpret_cast<float4*>(body.args_.states) + static_cast<Index>(block) * (KeyDim / 8 * threads) + threadIdx.x;
+    }
+  };
+  __device__ __forceinline__ void begin_state(float (&s)[KeyDim / 2]) const {
+    if (!beside() || __any_sync(~0u, walk_->first)) return this->load_state(s);
+    const Handed from(*this, column());
+    while (__any_sync(~0u, ptx::load_acquire(from.flag) == 0)) __nanosleep(100);
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < KeyDim / 8; ++i) {
+      const float4 x = __ldcg(from.state + i * Handed::threads);
+      s[4 * i] = x.x, s[4 * i + 1] = x.y, s[4 * i + 2] = x.z, s[4 * i + 3] = x.w;
+    }
+  }
+  __device__ __forceinline__ void end_state(const float (&s)[KeyDim / 2]) const {
+    if (!beside() || __any_sync(~0u, walk_->last)) return this->store_last_state(s);
+    const Handed to(*this, column() - 1);
+#pragma unroll
+    for (int i = 0; i < KeyDim / 8; ++i) __stcg(to.state + i * Handed::threads, make_float4(s[4 * i], s[4 * i + 1], s[4 * i + 2], s[4 * i + 3]));
+    __syncwarp();
+    if (lane_ == 0) {
+      ptx::fence_release();
+      ptx::store_relaxed(to.flag, 1);
+    }
   }
 
   __device__ __forceinline__ void load_values(Word (&values)[8], int stage) const { Base::load_values(values, storage_.values[stage][group_]); }
@@ -336,8 +438,7 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
   }
 
   /// Hands O of a chunk, [token][value] in shared memory, to the warp that carries it away. The buffer is known to be empty.
-  __device__ __forceinline__ void pass_output(const float (&o)[16], int chunk) {
-    const int buffer = chunk % output_buffers;
+  __device__ __forceinline__ void pass_output(const float (&o)[16], int buffer) {
     Word words[8];  // words[2j + h]: values 8h + r, tokens 8j + 2c, 8j + 2c + 1
 #pragma unroll
     for (int i = 0; i < 8; ++i) words[i] = ptx::pack<T>(o[2 * i] * args_.scale, o[2 * i + 1] * args_.scale);
@@ -350,7 +451,6 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
   }
 
   Storage& storage_;
-  int count_;
 };
 
 template <class T, class Operand, int KeyDim, Strength Kind, class Policy>
@@ -360,9 +460,7 @@ __global__ void __launch_bounds__(Policy::threads, Policy::blocks)
   using Body = HopperRecurrence<T, Operand, KeyDim, Kind, Policy>;
   extern __shared__ __align__(1024) unsigned char recurrence_shared[];
   auto& storage = *reinterpret_cast<typename Body::Storage*>(recurrence_shared);
-  if (threadIdx.x == 0) storage.walk = find_walk(args, blockIdx.x, KeyDim, Policy::tiles);
-  __syncthreads();
-  if (storage.walk.active) Body(args, storage).run();
+  Body(args, storage).run();
   // The stream goes on when this grid has ended; the preparation, which may still be writing for others, must have ended too.
   if (blockIdx.x == gridDim.x - 1) ptx::wait_for_previous_grid();
 #endif

@@ -7,40 +7,57 @@
 
 namespace braid::cuda {
 
-/// Work items (a chunk of a value head) in the order of time: sequence by sequence; of each, `heads_at_once` heads after the others (those
-/// whose recurrences run at the same time); of these, chunk by chunk. A sequence has the items of all slots reserved for it. With all heads at
-/// once, items have the numbers of records (record_index). Numbers are below 2^31.
+/// The chunks of a call in a row, head by head, sequence by sequence, with all slots that are reserved for them: `positions`, the numbers of
+/// the records. `columns` blocks of the recurrence share them evenly, by McNaughton's wrap-around rule: column c has positions
+/// [c length, (c + 1) length), and all columns walk at once, from their first position to their last. What a column has of one sequence of a head is
+/// a piece. Where a border cuts a sequence, its earlier chunks are the first piece of the column behind the border and its later ones the last
+/// piece of the column before it: if no sequence is longer than a column, they are due when the state they start from is known.
+///
+/// Work items, the positions of all columns step by step, are the order of time. With a column for each head, no sequence is cut. Numbers are below 2^31.
 struct TimeOrder {
   const Index* offsets = nullptr;  ///< [N + 1]; null: one sequence of `tokens`
   Index tokens = 0;
-  int sequences = 1, value_heads = 1, heads_at_once = 1;  ///< heads_at_once divides value_heads
+  int sequences = 1, value_heads = 1;
+  int slots = 0;               ///< of a head
+  int columns = 1, length = 0; ///< of a column, in positions
 
-  struct Chunk {
-    int first, tokens;  ///< of the packed batch; no tokens: the slot is unused
-    int head;
+  constexpr static TimeOrder make(const Index* offsets, Index tokens, Index sequences, Index value_heads, Index columns) {
+    const Index slots = cuda::slots(tokens, sequences), length = (slots * value_heads + columns - 1) / columns;
+    const auto to_int = [](Index x) { return static_cast<int>(x); };
+    return {offsets, tokens, to_int(sequences), to_int(value_heads), to_int(slots), to_int(columns), to_int(length)};
+  }
+  BRAID_FN constexpr int positions() const { return slots * value_heads; }
+  BRAID_FN constexpr int items() const { return columns * length; }
+  /// Of an item; not below `positions()`: there is none.
+  BRAID_FN constexpr int position(int item) const { return item % columns * length + item / columns; }
+  BRAID_FN constexpr int position(Index slot, int head) const { return head * slots + static_cast<int>(slot); }
+
+  /// Chunks of a sequence of a head, of which some may be behind its end.
+  struct Piece {
+    int first, last;     ///< positions, the one behind the last
+    int head, sequence;
+    Index begin, end;    ///< tokens of the sequence
+    int chunk;           ///< of the sequence, at `first`
+
+    /// First token of the chunk at a position, and how many it has; none: the slot is unused.
+    BRAID_FN Index token(int position) const { return begin + static_cast<Index>(chunk + position - first) * chunk_tokens; }
+    BRAID_FN int tokens(int position) const {
+      const Index left = end - token(position);
+      return left <= 0 ? 0 : left < chunk_tokens ? static_cast<int>(left) : chunk_tokens;
+    }
   };
-  BRAID_FN Chunk chunk(int item) const {
-    const int slot = item / value_heads;
-    const Unit unit = find_unit(offsets, tokens, sequences, chunk_tokens, slot);
-    const int start = slot - static_cast<int>(unit.number), within = item - start * value_heads;
-    const int round = heads_at_once == value_heads ? 0 : within / (reserved(start, unit.sequence) * heads_at_once);
-    const int in_round = within - round * reserved(start, unit.sequence) * heads_at_once, number = in_round / heads_at_once;
-    const int first = static_cast<int>(unit.begin) + number * chunk_tokens, left = static_cast<int>(unit.end) - first;
-    return {first, left <= 0 ? 0 : left < chunk_tokens ? left : chunk_tokens, round * heads_at_once + in_round - number * heads_at_once};
-  }
-  /// The item of a head's first chunk; the next chunk's is `heads_at_once` further on.
-  BRAID_FN int first_item(int sequence, int head) const {
-    const int start = static_cast<int>(first_slot(offsets == nullptr ? 0 : offsets[sequence], sequence)), in_round = head % heads_at_once;
-    return start * value_heads + (head - in_round) * reserved(start, sequence) + in_round;
-  }
-
- private:
-  BRAID_FN int reserved(int start, int sequence) const {
-    return static_cast<int>(first_slot(offsets == nullptr ? tokens : offsets[sequence + 1], sequence + 1)) - start;
+  /// The piece with a position.
+  BRAID_FN Piece piece(int position) const {
+    const int column = columns == value_heads ? position / slots : position / length, from = column * length;
+    const int head = columns == value_heads ? column : position / slots, start = head * slots;
+    const Unit unit = find_unit(offsets, tokens, sequences, chunk_tokens, position - start);
+    const int begin = position - static_cast<int>(unit.number), end = start + static_cast<int>(first_slot(unit.end, unit.sequence + 1));
+    const int first = begin < from ? from : begin, last = end < from + length ? end : from + length;
+    return {first, last, head, unit.sequence, unit.begin, unit.end, end - last};
   }
 };
 
-/// Flags of a record, one for each block of the recurrence that reads it, at [item][reader]. The preparation has cleared all before the
+/// Flags of a record, one for each block of the recurrence that reads it, at [position][reader]. The preparation has cleared all before the
 /// recurrence may start. It then sets them to the place where the record lies, and the reader, once it has fetched the record, to `consumed`,
 /// so that the place may be used again.
 struct ReadyFlag {

@@ -49,6 +49,9 @@ template <class T> __device__ __forceinline__ T& uniform(T& shared) {
   return *static_cast<T*>(__cvta_shared_to_generic(__reduce_max_sync(~0u, shared_address(&shared))));
 }
 
+/// Has a line fetched into L2.
+__device__ __forceinline__ void prefetch(const void* pointer) { asm volatile("prefetch.global.L2 [%0];" ::"l"(pointer)); }
+
 /// What L2 does with what is read: 0: what it does with anything; `once`: it gives it up before all else.
 using CachePolicy = std::uint64_t;
 __device__ __forceinline__ CachePolicy cache_policy(bool once) {
