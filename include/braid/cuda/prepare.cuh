@@ -57,7 +57,6 @@ template <int Warps, int Groups = 1, int Places = 1> struct PreparePolicy {
   static constexpr bool beside = Groups > 1;
   static_assert((Warps == 2 || Warps == 4) && resident * threads * registers <= 65536);
   static constexpr int item_clocks = 16000;  ///< about the time a group takes for an item
-  static constexpr int eager_items = 3;      ///< first items of a group, which are waited for: their flags are set at once
 };
 /// After the preparation comes the recurrence. Beside it: where each walk has a column, what counts is the time to its next record; where columns
 /// have many walks, how much is done. Two warps an item exchange half as much as four, and 800 places still stay in L2, which 1100 (six groups) do not.
@@ -186,7 +185,7 @@ template <class C, class P> class Preparation {
     if (number < items) item_ = find(number);
     load();
     if constexpr (P::beside)
-      if (is_publisher()) storage_.places = {};
+      if (is_planner()) storage_.places = {};
     let_recurrence_start(number, groups);
 #pragma unroll 1
     for (; number < items; number += groups) {
@@ -203,19 +202,16 @@ template <class C, class P> class Preparation {
         reduce();
       } else {
         barrier();  // as in token_factors
-        publish();
         find_following(number + groups);
       }
       barrier();
       item_ = storage_.following;
       load();
-      if constexpr (C::record.erases())
-        if (work) invert();
-      written_ = work;
-      if (P::beside && eager_ > 0) --eager_, barrier(), publish();
+      if (work && warp_ == 0) {
+        if constexpr (C::record.erases()) invert();
+        publish();
+      }
     }
-    barrier();
-    publish();
   }
 
  private:
@@ -224,13 +220,13 @@ template <class C, class P> class Preparation {
     if constexpr (P::groups == 1) __syncthreads();
     else ptx::named_barrier(1 + static_cast<int>(threadIdx.x) / (P::warps * 32), P::warps * 32);
   }
-  /// The thread that deals with flags and places, of the warp that has least to do in token_factors.
-  __device__ __forceinline__ bool is_publisher() const { return warp_ == P::warps - 1 && lane_.index == 0; }
+  /// The thread that finds items and chooses places, of a warp that does not invert.
+  __device__ __forceinline__ bool is_planner() const { return warp_ == P::warps - 1 && lane_.index == 0; }
 
   /// Marks this group's records as not ready, then lets the recurrence start. Without flags it may start and wait for this kernel's end.
-  __device__ __forceinline__ void let_recurrence_start(int batch, int groups) {
+  __device__ __forceinline__ void let_recurrence_start(int number, int groups) {
     if constexpr (P::beside) {
-      const int begin = batch + (warp_ * 32 + lane_.index) * groups, step = P::warps * 32 * groups;
+      const int begin = number + (warp_ * 32 + lane_.index) * groups, step = P::warps * 32 * groups;
       for (int item = begin; item < args_.order.items(); item += step)
         if (args_.order.position(item) < args_.order.positions())
           for (int reader = 0; reader < args_.readers; ++reader) flag(args_.order.position(item), reader) = ReadyFlag::none;
@@ -244,18 +240,19 @@ template <class C, class P> class Preparation {
     // Groups start one after the other, over the time of an item: the first records come soon, then as evenly as they are read, and not all groups
     // want the same units at once.
     if constexpr (P::beside) {
-      const auto begin = clock64(), wait = static_cast<long long>(batch) * P::item_clocks / groups;
+      const auto begin = clock64(), wait = static_cast<long long>(number) * P::item_clocks / groups;
       while (clock64() - begin < wait) __nanosleep(100);
     }
   }
-  /// Sets the flags of the last item, behind a barrier that follows its last write; whoever sees one makes the copy engine see the record
-  /// (HopperRecurrence::Flags).
+  /// Sets the current item's flags, from the warp that has written T', behind a barrier that follows what the others have written; whoever sees one
+  /// makes the copy engine see the record (HopperRecurrence::Flags).
   __device__ __forceinline__ void publish() {
-    if (P::beside && is_publisher() && written_) {
+    if constexpr (P::beside) {
+      __syncwarp();
+      if (lane_.index > 0) return;
       ptx::fence_release();
       for (int i = 0; i < args_.readers; ++i) ptx::store_relaxed(&flag(storage_.strengths.position, i), ReadyFlag::at(storage_.strengths.place));
     }
-    written_ = false;
   }
 
   /// The item of a number; from `items` on: none.
@@ -269,9 +266,9 @@ template <class C, class P> class Preparation {
     item.first = static_cast<int>(piece.token(item.position)), item.tokens = piece.tokens(item.position), item.head = piece.head;
     return item;
   }
-  /// Has one thread find it for all.
+  /// One thread finds the next item for all.
   __device__ __forceinline__ void find_following(int number) {
-    if (is_publisher()) storage_.following = find(number);
+    if (is_planner()) storage_.following = find(number);
   }
   __device__ __forceinline__ Word& flag(int position, int reader) const { return args_.ready[position * args_.readers + reader]; }
   /// Whether the record in the place that is next has been fetched by all its readers.
@@ -329,7 +326,7 @@ template <class C, class P> class Preparation {
     if constexpr (C::Update::uses_beta)
       if (warp_ == 1 && lane_.index < item_.tokens) beta_bits = ptx::load_bits(args_.beta + row(args_.value_heads, item_.head, lane_.index));
     bool free = false;  // asked here, used behind the barrier
-    if constexpr (P::beside) free = args_.reuse_places && is_publisher() && place_is_free();
+    if constexpr (P::beside) free = args_.reuse_places && is_planner() && place_is_free();
     ptx::copy_wait<1>();
     __syncwarp();
     const Keys& keys = inputs_.keys;
@@ -351,7 +348,6 @@ template <class C, class P> class Preparation {
       }
     }
     barrier();
-    publish();
     const int token = lane_.index;
     auto sum = [&](int which) {
       float x = 0;
@@ -379,7 +375,7 @@ template <class C, class P> class Preparation {
     }
     if constexpr (decay == Decay::per_head)
       if (warp_ == 2 % P::warps) scalar_decays();
-    if (is_publisher()) {
+    if (is_planner()) {
       out.place = out.position = item_.position;
       if constexpr (P::beside) out.place = choose_place(free);
       if constexpr (decay == Decay::per_channel) storage_.tokens.rate = rate();
@@ -534,7 +530,6 @@ template <class C, class P> class Preparation {
 
   /// T', by one warp.
   __device__ __forceinline__ void invert() {
-    if (warp_ != 0) return;
     Tiles tiles;
 #pragma unroll
     for (int i = 0; i < 10; ++i) {
@@ -593,8 +588,6 @@ template <class C, class P> class Preparation {
   ptx::CachePolicy policy_;  ///< of inputs: beside the recurrence, records are what should stay in L2
   Inputs& inputs_;
   Item item_;             ///< the current one
-  bool written_ = false;  ///< the last item's record is written, its flags not set yet
-  int eager_ = P::eager_items;
 };
 
 /// A persistent grid.

@@ -1,4 +1,5 @@
-// The recurrence over chunks on Hopper: Eqs. (8)-(9) from the records of record.hpp. A block has 64 or 128 values of a head of a sequence.
+// The recurrence over chunks on Hopper: Eqs. (8)-(9) from the records of record.hpp. A block walks 64 or 128 values of a head of a sequence; beside the
+// preparation, one after the other, those of its column (time_order.hpp).
 //
 // The state S^T (value x key) of 64 values lives in the accumulators of one warpgroup for the whole sequence; its 16-bit copy is the register
 // operand of every product that reads it, so it never passes through shared memory. One more warp keeps a ring of stages filled with the records of
@@ -271,96 +272,96 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     int passed = 0;
 #pragma unroll 1
     for (Walks walks; walks.next(*this); walks.done(*this)) {
-    const int count = this->chunk_count();
-    begin_state(s);
-    this->pack_words(operand, s);
-    if (count > 0) {
-      storage_.full[at.stage].wait(at.parity);
-      load_values(values, at.stage);
-    }
-#pragma unroll 1
-    for (int chunk = 0; chunk < count; ++chunk, ++passed) {
-      const unsigned char* record = storage_.record[at.stage];
-      const Word base = ptx::shared_address(record);
-      if constexpr (layout.erases()) this->unpack_values(e, values, Kind == Strength::two ? record + layout.w() : nullptr);
-      if constexpr (at_once) {
-#pragma unroll
-        for (int i = 0; i < 16; ++i) o[i] = 0.f;
-        ptx::wgmma_pin(o);
-      }
-      ptx::wgmma_pin(operand);
-      ptx::wgmma_pin(e);
-      ptx::wgmma_fence();
-      if constexpr (layout.erases()) {
-        if constexpr (at_once) multiply_both(e, o, operand, base);
-        else multiply_rows<0, steps>(e, operand, base + layout.kd(), 1);
-        ptx::wgmma_commit();
-      }
-      if constexpr (by_halves) {
-        multiply_rows<0, steps / 2>(o, operand, base + layout.qd(), 0);
-        ptx::wgmma_commit();
-      }
-      if constexpr (layout.erases()) {
-        ptx::wgmma_wait<by_halves ? 1 : 0>();
-        ptx::wgmma_pin(e);
-        if constexpr (at_once) ptx::wgmma_pin(o);
-        this->pack_words(r, e);
-        float own[16];
-        float(&product)[16] = at_once ? e : own;  // its accumulators must lie beside those of O, and E's do
-        ptx::wgmma_pin(r);
-        ptx::wgmma_fence();
-        multiply_square(product, r, base + layout.t(), 0);
-        ptx::wgmma_commit();
-        if constexpr (by_halves) {
-          multiply_rows<steps / 2, steps>(o, operand, base + layout.qd(), 1);
-          ptx::wgmma_commit();
-        }
-        this->decay_state(s, record + layout.a());  // behind R and no earlier: ptxas would wait for the products above
-        ptx::wgmma_wait<by_halves ? 1 : 0>();
-        ptx::wgmma_pin(product);
-        this->pack_words(r, product);
-      } else {
-        if constexpr (Outputs) {
-          multiply_rows<steps / 2, steps>(o, operand, base + layout.qd(), 1);
-          ptx::wgmma_commit();
-        }
-        this->convert(r, values);
-        ptx::wgmma_wait<0>();
-        this->decay_state(s, record + layout.a());
-      }
-      ptx::wgmma_pin(r);
-      ptx::wgmma_pin(s);
-      ptx::wgmma_fence();
-      const auto kg = ptx::descriptor(base + layout.kg(), Record::panel_bytes, 1024, ptx::Swizzle::bytes128);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) ptx::wgmma<Operand, true>(s, r + 4 * i, kg + i * (2048 >> 4), 1);
-      ptx::wgmma_commit();
-      if constexpr (Outputs) {
-        if constexpr (at_once) multiply_z(e, o, r, base);
-        else multiply_square(o, r, base + layout.z(), 1);
-        ptx::wgmma_commit();
-      }
-      const Ring used = at;
-      at.advance();
-      if (chunk + 1 < count) {
+      const int count = this->chunk_count();
+      begin_state(s);
+      this->pack_words(operand, s);
+      if (count > 0) {
         storage_.full[at.stage].wait(at.parity);
         load_values(values, at.stage);
       }
-      if constexpr (Outputs) storage_.output_empty[passed % output_buffers].wait((passed / output_buffers & 1) ^ 1);
-      ptx::wgmma_wait<Outputs ? 1 : 0>();
-      ptx::wgmma_pin(s);
-      this->pack_words(operand, s);
-      ptx::wgmma_pin(operand);  // packed before the wait for O
-      ptx::wgmma_wait<0>();
-      storage_.empty[used.stage].arrive();  // every lane for what it has read
-      if constexpr (Outputs) {
-        ptx::wgmma_pin(o);
-        pass_output(o, passed % output_buffers);
+#pragma unroll 1
+      for (int chunk = 0; chunk < count; ++chunk, ++passed) {
+        const unsigned char* record = storage_.record[at.stage];
+        const Word base = ptx::shared_address(record);
+        if constexpr (layout.erases()) this->unpack_values(e, values, Kind == Strength::two ? record + layout.w() : nullptr);
+        if constexpr (at_once) {
+#pragma unroll
+          for (int i = 0; i < 16; ++i) o[i] = 0.f;
+          ptx::wgmma_pin(o);
+        }
+        ptx::wgmma_pin(operand);
+        ptx::wgmma_pin(e);
+        ptx::wgmma_fence();
+        if constexpr (layout.erases()) {
+          if constexpr (at_once) multiply_both(e, o, operand, base);
+          else multiply_rows<0, steps>(e, operand, base + layout.kd(), 1);
+          ptx::wgmma_commit();
+        }
+        if constexpr (by_halves) {
+          multiply_rows<0, steps / 2>(o, operand, base + layout.qd(), 0);
+          ptx::wgmma_commit();
+        }
+        if constexpr (layout.erases()) {
+          ptx::wgmma_wait<by_halves ? 1 : 0>();
+          ptx::wgmma_pin(e);
+          if constexpr (at_once) ptx::wgmma_pin(o);
+          this->pack_words(r, e);
+          float own[16];
+          float(&product)[16] = at_once ? e : own;  // its accumulators must lie beside those of O, and E's do
+          ptx::wgmma_pin(r);
+          ptx::wgmma_fence();
+          multiply_square(product, r, base + layout.t(), 0);
+          ptx::wgmma_commit();
+          if constexpr (by_halves) {
+            multiply_rows<steps / 2, steps>(o, operand, base + layout.qd(), 1);
+            ptx::wgmma_commit();
+          }
+          this->decay_state(s, record + layout.a());  // behind R and no earlier: ptxas would wait for the products above
+          ptx::wgmma_wait<by_halves ? 1 : 0>();
+          ptx::wgmma_pin(product);
+          this->pack_words(r, product);
+        } else {
+          if constexpr (Outputs) {
+            multiply_rows<steps / 2, steps>(o, operand, base + layout.qd(), 1);
+            ptx::wgmma_commit();
+          }
+          this->convert(r, values);
+          ptx::wgmma_wait<0>();
+          this->decay_state(s, record + layout.a());
+        }
+        ptx::wgmma_pin(r);
+        ptx::wgmma_pin(s);
+        ptx::wgmma_fence();
+        const auto kg = ptx::descriptor(base + layout.kg(), Record::panel_bytes, 1024, ptx::Swizzle::bytes128);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) ptx::wgmma<Operand, true>(s, r + 4 * i, kg + i * (2048 >> 4), 1);
+        ptx::wgmma_commit();
+        if constexpr (Outputs) {
+          if constexpr (at_once) multiply_z(e, o, r, base);
+          else multiply_square(o, r, base + layout.z(), 1);
+          ptx::wgmma_commit();
+        }
+        const Ring used = at;
+        at.advance();
+        if (chunk + 1 < count) {
+          storage_.full[at.stage].wait(at.parity);
+          load_values(values, at.stage);
+        }
+        if constexpr (Outputs) storage_.output_empty[passed % output_buffers].wait((passed / output_buffers & 1) ^ 1);
+        ptx::wgmma_wait<Outputs ? 1 : 0>();
+        ptx::wgmma_pin(s);
+        this->pack_words(operand, s);
+        ptx::wgmma_pin(operand);  // packed before the wait for O
+        ptx::wgmma_wait<0>();
+        storage_.empty[used.stage].arrive();  // every lane for what it has read
+        if constexpr (Outputs) {
+          ptx::wgmma_pin(o);
+          pass_output(o, passed % output_buffers);
+        }
+        if (checkpoints) this->store_checkpoint(s, chunk);
       }
-      if (checkpoints) this->store_checkpoint(s, chunk);
-    }
-    end_state(s);
-    if constexpr (Policy::blocks > 1) break;  // there is one walk; a loop would cost registers
+      end_state(s);
+      if constexpr (Policy::blocks > 1) break;  // there is one walk; a loop would cost registers
     }
   }
 
