@@ -283,7 +283,7 @@ template <class C, class P> class Preparation {
   __device__ __forceinline__ int choose_place(bool free) {
     if (!args_.reuse_places) return item_.position;
     Places& places = storage_.places;
-    for (int tries = places.impatient ? 0 : 200; !free && tries > 0; --tries) {
+    for (int tries = places.impatient ? 0 : 60; !free && tries > 0; --tries) {
       __nanosleep(100);
       free = place_is_free();
     }
