@@ -124,15 +124,17 @@ void check_prefill(const PrefillInputs<T, G>& in, const PrefillOutputs<T>& out, 
           braid::detail::text(workspace.bytes, " bytes"));
 }
 
-/// True if the program holds sm_90a code for this kernel. Built for other targets its body is empty and needs hardly any register.
-template <class Kernel> bool has_hopper_code(Kernel* kernel) {
-  static const bool has = [&] {
+/// True if the program holds sm_90a code for this kernel and this device. Built for other targets its body is empty and needs hardly any register.
+template <auto Kernel> bool has_hopper_code(const Device& device) {
+  enum : signed char { unknown, no, yes };
+  static std::array<std::atomic<signed char>, most_devices> known{};
+  std::atomic<signed char>& here = known[static_cast<std::size_t>(device.index)];
+  if (here.load(std::memory_order_relaxed) == unknown) {
     cudaFuncAttributes attributes{};
-    const bool found = cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.numRegs >= 64;
+    here.store(cudaFuncGetAttributes(&attributes, Kernel) == cudaSuccess && attributes.numRegs >= 64 ? yes : no, std::memory_order_relaxed);
     cudaGetLastError();
-    return found;
-  }();
-  return has;
+  }
+  return here.load(std::memory_order_relaxed) == yes;
 }
 
 /// Launches with `shared` bytes of dynamic shared memory; `overlap`: the blocks may start while the previous kernel of the stream drains.
@@ -211,7 +213,7 @@ void run_prefill(const Device& device, cudaStream_t stream, const PrefillInputs<
                  const PrefillPlan& plan, const Workspace& workspace, Path path) {
   using C = Cell<T, G, Gate, Update, KeyDim, Operand>;
   constexpr Strength kind = C::strength;
-  const bool code = has_hopper_code(&recurrence_sm90_kernel<T, Operand, KeyDim, kind, HopperPolicy<1, 5, 1>>);
+  const bool code = has_hopper_code<&recurrence_sm90_kernel<T, Operand, KeyDim, kind, HopperPolicy<1, 5, 1>>>(device);
   const bool hopper = path != Path::portable && device.capability == 90 && code;
   require(path != Path::hopper || hopper, "cuda::linear_attention",
           "compute capability 9.0 and a program built for it (-gencode=arch=compute_90a,code=sm_90a)",
