@@ -378,10 +378,11 @@ TEST_CASE("blocks of one and of two tiles of values, after the preparation and b
 
 TEST_CASE("beside the preparation: columns that cut sequences, places of records used again, several readers; right, and the same bits every time") {
   if (!gpu()) return;
-  // Several items for each group of warps, so that places are used again. On 132 multiprocessors: 64 heads in 40 columns; two blocks of two tiles of
-  // values read a record; two of one tile; a sequence that is longer than a column, and many that are shorter.
-  for (const Shape& shape : {Shape{{700, 0, 33, 1500}, 32, 64, 64, 128}, Shape{{1500}, 16, 16, 64, 256}, Shape{{6000}, 8, 8, 128, 128},
-                             Shape{{5000, 31, 1, 0, 70}, 12, 12, 128, 128}, Shape{{400, 420, 384, 0, 700}, 20, 20, 64, 128}}) {
+  // Several items for each group of warps, so that places are used again. On 132 multiprocessors: 64 heads in 48 columns; a column for each of 40 heads,
+  // and of 30; two blocks of two tiles of values read a record; two of one tile; a sequence that is longer than a column, and many that are shorter.
+  for (const Shape& shape : {Shape{{700, 0, 33, 1500}, 32, 64, 64, 128}, Shape{{1200}, 40, 40, 64, 128}, Shape{{1500}, 30, 30, 64, 128},
+                             Shape{{1500}, 16, 16, 64, 256}, Shape{{6000}, 8, 8, 128, 128}, Shape{{5000, 31, 1, 0, 70}, 12, 12, 128, 128},
+                             Shape{{400, 420, 384, 0, 700}, 20, 20, 64, 128}}) {
     Prefill<Bounded, DeltaRule, bf16, bf16> call(make_problem(shape, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 67, round_bf16));
     for (double memory : {3.35e6, 4.9e6}) {  // an H100's, with which places are used again, and an H200's
       call.memory_bytes_per_us = memory;
@@ -404,8 +405,8 @@ TEST_CASE("each kernel once, small: the case for compute-sanitizer") {
   check<Bounded, DeltaRule, bf16, bf16>({{97}, 24, 24, 128, 128}, Kind::random, GateForm::bounded, "two tiles, beside", {Path::automatic});
   check<Bounded, DeltaRule, bf16, bf16>({{33, 40}, 34, 34, 128, 128}, Kind::random, GateForm::bounded, "two tiles, after", {Path::automatic});
   for (double memory : {3.35e6, 4.9e6}) {
-    const Problem p = make_problem({{33, 780}, 24, 24, 64, 128}, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 69, round_bf16);
-    Prefill<Bounded, DeltaRule, bf16, bf16> call(p), one(cut(p, 0, 33, {p.initial_state.begin(), p.initial_state.begin() + 24 * p.state_size()}));
+    const Problem p = make_problem({{33, 780}, 26, 26, 64, 128}, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 69, round_bf16);
+    Prefill<Bounded, DeltaRule, bf16, bf16> call(p), one(cut(p, 0, 33, {p.initial_state.begin(), p.initial_state.begin() + 26 * p.state_size()}));
     call.memory_bytes_per_us = one.memory_bytes_per_us = memory;
     call.run(Path::automatic), one.run(Path::automatic);
     CHECK(call.errors().o <= 2.5e-3);

@@ -29,8 +29,9 @@ constexpr Index segment_tokens(Split split, Index tokens, Index sequences, Index
 
 /// Whether the preparation and the recurrence run at the same time, each on multiprocessors of its own (on one they only slow each other), and how:
 /// the blocks of the recurrence walk `columns` of the order of time (time_order.hpp) with `tiles` tiles of values each; 0: one kernel after the other.
-/// A third of the multiprocessors at most walk single tiles, 0.3 pairs of tiles, which then can read as much as the rest prepares; a call with
-/// more walks than that shares them evenly, if its sequences are long enough on average that states, loaded and stored for each, do not matter.
+/// A third of the multiprocessors at most walk single tiles, 4 of 11 pairs of tiles, which then can read more than the rest prepares: the other way
+/// round, records pile up between the two. A call with more walks than that shares them evenly, if its sequences are long enough on average that states,
+/// loaded and stored for each, do not matter.
 ///
 /// Records are written to memory and read again, 3106 bytes a token and head with all else, 32 tokens of 32 heads in 0.87 us on 132
 /// multiprocessors: 3.65e6 bytes a microsecond, which 0.875 of what memory could move must cover. Where it does not (H100, but not H200), places
@@ -38,6 +39,7 @@ constexpr Index segment_tokens(Split split, Index tokens, Index sequences, Index
 struct SideBySide {
   int tiles = 1;
   Index columns = 0;
+  bool soon = false;          ///< few enough columns, each of one walk, that what counts is when their next records come (PrepareSoon)
   bool reuse_places = false;
   static constexpr Index most_columns = 64, long_walk = 384;  ///< long_walk: tokens
 
@@ -46,11 +48,11 @@ struct SideBySide {
     const Index multiprocessors = device.multiprocessors, walks = sequences * value_heads, tiles = value_dim / value_tile, pairs = tiles / 2;
     const bool slow_memory = 0.875 * device.memory_bytes_per_us < 3.65e6 * static_cast<double>(multiprocessors) / 132;
     const Index most = std::min(most_columns, walks);
-    if (3 * walks * tiles <= multiprocessors) return {1, most, slow_memory};
+    if (3 * walks * tiles <= multiprocessors) return {1, most, true, slow_memory};
     if (tiles % 2 != 0) return {};
-    const Index columns = std::min(most, 10 * multiprocessors / (33 * pairs));
+    const Index columns = std::min(most, 4 * multiprocessors / (11 * pairs));
     if (columns < walks && tokens < long_walk * sequences) return {};
-    return {2, columns, slow_memory};
+    return {2, columns, columns == walks && 18 * columns * pairs <= 5 * multiprocessors, slow_memory};
   }
 };
 
@@ -63,7 +65,7 @@ inline constexpr Card h100{132, 3.35e6}, h200{132, 4.9e6};
 }  // namespace detail
 static_assert(SideBySide::make(detail::h200, 8192, 1, 22, 128).tiles == 1 && SideBySide::make(detail::h200, 8192, 1, 22, 128).columns == 22);
 static_assert(SideBySide::make(detail::h200, 8192, 1, 33, 128).tiles == 2 && SideBySide::make(detail::h200, 8192, 1, 33, 128).columns == 33);
-static_assert(SideBySide::make(detail::h200, 8192, 8, 96, 128).columns == 40 && SideBySide::make(detail::h200, 2048, 8, 96, 128).columns == 0);
+static_assert(SideBySide::make(detail::h200, 8192, 8, 96, 128).columns == 48 && SideBySide::make(detail::h200, 2048, 8, 96, 128).columns == 0);
 static_assert(!SideBySide::make(detail::h200, 8192, 1, 32, 128).reuse_places && SideBySide::make(detail::h100, 8192, 1, 32, 128).reuse_places);
 static_assert(SideBySide::make(detail::h100, 8192, 1, 45, 64).columns == 0);
 
@@ -90,7 +92,7 @@ struct PrefillPlan {
     };
     take(records * record.bytes());
     const Index columns = plan.segments > 0 ? 0 : std::min(SideBySide::most_columns, sequences * value_heads);
-    plan.ready = take((records * (value_dim / value_tile) + columns * (value_dim / 16)) * static_cast<Index>(sizeof(std::uint32_t)));
+    plan.ready = take((records * (value_dim / value_tile) + columns * (value_dim / 16) + 1) * static_cast<Index>(sizeof(std::uint32_t)));
     plan.handed = take(columns * record.key_dim * value_dim * static_cast<Index>(sizeof(float)));
     plan.maps = take(pairs * record.key_dim * record.key_dim * static_cast<Index>(sizeof(float)));
     plan.states = take(pairs * record.key_dim * value_dim * static_cast<Index>(sizeof(float)));
@@ -100,6 +102,6 @@ struct PrefillPlan {
 };
 
 static_assert(segment_tokens(Split::automatic, 131072, 1, 4, 128) == 16384 && segment_tokens(Split::automatic, 8192, 1, 16, 128) == 0);
-static_assert(PrefillPlan::make({128, Strength::one}, 8192, 1, 64, 128, Split::automatic).bytes == 257ull * 64 * (29184 + 8) + 64 * (32 + 65536));
+static_assert(PrefillPlan::make({128, Strength::one}, 8192, 1, 64, 128, Split::automatic).bytes == 257ull * 64 * (29184 + 8) + 64 * (32 + 65536) + 256);
 
 }  // namespace braid::cuda

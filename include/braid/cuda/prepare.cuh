@@ -33,6 +33,9 @@ template <class T, class G> struct PrepareArguments {
   ptx::Word* ready = nullptr;
   int readers = 1;            ///< blocks of the recurrence beside that read a record
   int state_flags = 0;        ///< behind the records' flags, of states that these blocks hand on
+  /// With flags: how many items the groups have taken after their first ones, zero like all flags when the kernel starts. Null: items are dealt out in
+  /// turn, and the kernel clears the flags.
+  ptx::Word* taken = nullptr;
   bool reuse_places = false;  ///< of records, which the recurrence beside reads in the order of time
 };
 
@@ -49,20 +52,22 @@ template <class T_, class G_, class Gate_, class Update_, int KeyDim, class Oper
   static constexpr bool unit_write = std::is_same_v<Update_, Additive>;
 };
 
-/// Warps of a group, which prepares one item after the other; groups in a block; places of records that a group uses in turn. A block of several groups
-/// leaves no room for another kernel's on its multiprocessor: it runs beside the recurrence.
-template <int Warps, int Groups = 1, int Places = 1> struct PreparePolicy {
-  static constexpr int warps = Warps, groups = Groups, places = Places, threads = Groups * warps * 32, registers = 168;
-  static constexpr int resident = Groups > 1 ? 1 : 12 / Warps;  ///< blocks on a multiprocessor
-  static constexpr bool beside = Groups > 1;
-  static_assert((Warps == 2 || Warps == 4) && resident * threads * registers <= 65536);
+/// Warps of a group, which prepares one item after the other; groups in a block; places of records that a group uses in turn; whether each group has one
+/// more warp, which inverts and finds the next item while the others go on. A block of several groups leaves no room for another kernel's on its
+/// multiprocessor: it runs beside the recurrence.
+template <int Warps, int Groups = 1, int Places = 1, bool Helped = false> struct PreparePolicy {
+  static constexpr int warps = Warps, groups = Groups, places = Places, registers = 168;
+  static constexpr bool helped = Helped, beside = Groups > 1;
+  static constexpr int threads = Groups * (warps + Helped) * 32;
+  static constexpr int resident = beside ? 1 : 12 / Warps;  ///< blocks on a multiprocessor
+  static_assert((Warps == 2 || Warps == 4) && resident * threads * registers <= 65536 && (beside || !Helped));
   static constexpr int item_clocks = 16000;  ///< about the time a group takes for an item
 };
-/// After the preparation comes the recurrence. Beside it: where each walk has a column, what counts is the time to its next record; where columns
-/// have many walks, how much is done. Two warps an item exchange half as much as four, and 800 places still stay in L2, which 1100 (six groups) do not.
+/// After the preparation comes the recurrence. Beside it: where few columns have a walk each, what counts is the time to its next record; else, how much
+/// is done. Two warps an item exchange half as much as four, and 800 places still stay in L2, which 1100 (six groups) do not.
 using PrepareBefore = PreparePolicy<2>;
 using PrepareSoon = PreparePolicy<4, 3, 2>;
-using PrepareMuch = PreparePolicy<2, 4, 2>;
+using PrepareMuch = PreparePolicy<2, 4, 2, true>;
 
 /// Body of the preparation for one group of warps.
 template <class C, class P> class Preparation {
@@ -92,7 +97,7 @@ template <class C, class P> class Preparation {
       const E* from = base + static_cast<Index>(first) * row_stride + piece * (16 / static_cast<int>(sizeof(E)));
       const Index step = static_cast<Index>(rows) * row_stride;
 #pragma unroll
-      for (int i = 0; i < pieces; ++i, from += step) ptx::copy16_async(to + i * rows * row_bytes, from, first + i * rows < tokens, policy);
+      for (int i = 0; i < pieces; ++i, from += step) ptx::copy16_async<P::beside>(to + i * rows * row_bytes, from, first + i * rows < tokens, policy);
     }
     /// Four channels (16 step + 4c ..) of token 8s + r.
     __device__ __forceinline__ auto read(const Lane& lane, int s, int step) const {
@@ -143,6 +148,7 @@ template <class C, class P> class Preparation {
     int place, position;         ///< of its record
   };
   struct alignas(16) Item {
+    int number = 0;             ///< in the order of time
     int position = 0, head = 0;
     int first = 0, tokens = 0;  ///< of the packed batch; none: the slot is unused
   };
@@ -162,36 +168,38 @@ template <class C, class P> class Preparation {
   };
 
  public:
+  static constexpr int turns = P::helped ? 2 : 1;  ///< with a helper, every other item has what it reads apart
   struct Storage {
     Inputs inputs[P::warps];
-    float2 tiles[10][32];                    ///< M
+    float2 tiles[turns][10][32];             ///< M
     InverseScratch inverse;
     float norms[3][P::warps][chunk_tokens];  ///< q.q, k.k, q.k
     Tokens tokens;
-    Strengths strengths;
-    Item following;
+    Strengths strengths[turns];
+    Item following[turns];
+    ptx::Barrier with_helper;
     std::conditional_t<P::beside, Places, char> places;
     std::conditional_t<decay == Decay::per_head, ScalarDecay, char> scalar;
   };
 
-  __device__ __forceinline__ Preparation(const PrepareArguments<T, G>& args, Storage& storage)
-      : args_(args), storage_(storage), warp_(static_cast<int>(threadIdx.x) / 32 % P::warps), channel_(warp_ * warp_channels),
-        share_(args.value_heads / args.heads), policy_(ptx::cache_policy(P::beside)), inputs_(storage.inputs[warp_]) {}
+  __device__ __forceinline__ Preparation(const PrepareArguments<T, G>& args, Storage* storage, int group, int warp)
+      : args_(args), storage_(storage[group]), group_(group), warp_(warp), channel_(warp_ * warp_channels), share_(args.value_heads / args.heads),
+        policy_(ptx::evict_first()), inputs_(storage_.inputs[warp_]) {}
 
-  /// Prepares every `groups`-th of the work items, from number `number` on: beside the recurrence in the order of time, in which it waits for them,
-  /// else from the end, so that the records written last, still in L2, are those read first.
+  /// Prepares work items as one of `groups`, first item `number`: beside the recurrence in the order of time, in which it waits for them, else from
+  /// the end, so that the records written last, still in L2, are those read first.
   __device__ __forceinline__ void run(int number, int groups) {
     const int items = args_.order.items();
-    if (number < items) item_ = find(number);
+    item_ = find(number);
     load();
     if constexpr (P::beside)
       if (is_planner()) storage_.places = {};
     let_recurrence_start(number, groups);
 #pragma unroll 1
-    for (; number < items; number += groups) {
+    while (item_.number < items) {
       const bool work = item_.tokens > 0;
       if (work) {
-        token_factors(number + groups);
+        token_factors(groups);
         ptx::copy_wait<0>();
         __syncwarp();
         const Tiles tiles = multiply();
@@ -200,39 +208,67 @@ template <class C, class P> class Preparation {
         for (int i = 0; i < 10; ++i) inputs_.part(i)[lane_.index] = make_float4(tiles.tile[i][0], tiles.tile[i][1], tiles.tile[i][2], tiles.tile[i][3]);
         barrier();
         reduce();
-      } else {
+      } else if constexpr (!P::helped) {
         barrier();  // as in token_factors
-        find_following(number + groups);
+        if (is_planner()) following() = find(take_number(groups));
       }
-      barrier();
-      item_ = storage_.following;
+      if constexpr (P::helped) barrier_with_helper();
+      else barrier();
+      item_ = following();
       load();
-      if (work && warp_ == 0) {
-        if constexpr (C::record.erases()) invert();
-        publish();
-      }
+      if (!P::helped && work && warp_ == 0) finish();
+      take_turn();
+    }
+  }
+  __device__ __forceinline__ static void init_with_helper(Storage& storage) { storage.with_helper.init((P::warps + 1) * 32); }
+  /// What the helper does meanwhile. Items are taken, not dealt out.
+  __device__ __forceinline__ void help(int number, int groups) {
+    item_ = find(number);
+#pragma unroll 1
+    while (item_.number < args_.order.items()) {
+      if (lane_.index == 0) following() = find(take_number(groups));
+      barrier_with_helper();
+      if (item_.tokens > 0) finish();
+      item_ = following();
+      take_turn();
     }
   }
 
  private:
   /// Waits for the group's other warps.
-  __device__ __forceinline__ static void barrier() {
+  __device__ __forceinline__ void barrier() const {
     if constexpr (P::groups == 1) __syncthreads();
-    else ptx::named_barrier(1 + static_cast<int>(threadIdx.x) / (P::warps * 32), P::warps * 32);
+    else ptx::named_barrier(1 + group_, P::warps * 32);
   }
+  /// M and the strengths of an item are there, and the next item is found. The helper comes here when it has done with the item before, so what that has
+  /// left may be written again.
+  __device__ __forceinline__ void barrier_with_helper() const {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+    storage_.with_helper.arrive();  // a named barrier would do, but racecheck loses its way where a warp has two
+    storage_.with_helper.wait(turn_);
+#endif
+  }
+  __device__ __forceinline__ void take_turn() {
+    if constexpr (P::helped) turn_ ^= 1;
+  }
+  __device__ __forceinline__ Strengths& strengths() const { return storage_.strengths[P::helped ? turn_ : 0]; }
+  __device__ __forceinline__ Item& following() const { return storage_.following[P::helped ? turn_ : 0]; }
+  __device__ __forceinline__ float2 (&tiles() const)[10][32] { return storage_.tiles[P::helped ? turn_ : 0]; }
   /// The thread that finds items and chooses places, of a warp that does not invert.
   __device__ __forceinline__ bool is_planner() const { return warp_ == P::warps - 1 && lane_.index == 0; }
 
-  /// Marks this group's records as not ready, then lets the recurrence start. Without flags it may start and wait for this kernel's end.
+  /// Lets the recurrence start once all records are marked as not ready. Without flags it may start and wait for this kernel's end.
   __device__ __forceinline__ void let_recurrence_start(int number, int groups) {
     if constexpr (P::beside) {
-      const int begin = number + (warp_ * 32 + lane_.index) * groups, step = P::warps * 32 * groups;
-      for (int item = begin; item < args_.order.items(); item += step)
-        if (args_.order.position(item) < args_.order.positions())
-          for (int reader = 0; reader < args_.readers; ++reader) flag(args_.order.position(item), reader) = ReadyFlag::none;
-      for (int i = begin; i < args_.state_flags; i += step) flag(args_.order.positions(), i) = 0;
-      __threadfence();
-      __syncthreads();  // one thread's word for all of the block: the other groups must have cleared theirs
+      if (!P::helped && args_.taken == nullptr) {
+        const int begin = number + (warp_ * 32 + lane_.index) * groups, step = P::warps * 32 * groups;
+        for (int item = begin; item < args_.order.items(); item += step)  // the group's own: nobody else may clear what it has set
+          if (args_.order.position(item) < args_.order.positions())
+            for (int reader = 0; reader < args_.readers; ++reader) flag(args_.order.position(item), reader) = ReadyFlag::none;
+        for (int i = begin; i < args_.state_flags; i += step) flag(args_.order.positions(), i) = 0;
+        __threadfence();
+        __syncthreads();  // one thread's word for all of the block: the other groups must have cleared theirs
+      }
     }
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
     ptx::launch_dependents();
@@ -251,14 +287,20 @@ template <class C, class P> class Preparation {
       __syncwarp();
       if (lane_.index > 0) return;
       ptx::fence_release();
-      for (int i = 0; i < args_.readers; ++i) ptx::store_relaxed(&flag(storage_.strengths.position, i), ReadyFlag::at(storage_.strengths.place));
+      for (int i = 0; i < args_.readers; ++i) ptx::store_relaxed(&flag(strengths().position, i), ReadyFlag::at(strengths().place));
     }
+  }
+  /// The end of an item, by one warp.
+  __device__ __forceinline__ void finish() {
+    if constexpr (C::record.erases()) invert();
+    publish();
   }
 
   /// The item of a number; from `items` on: none.
   __device__ __forceinline__ Item find(int number) const {
     const TimeOrder& order = args_.order;
     Item item;
+    item.number = number;
     if (number >= order.items()) return item;
     item.position = order.position(P::beside ? number : order.items() - 1 - number);
     if (item.position >= order.positions()) return item;
@@ -266,9 +308,9 @@ template <class C, class P> class Preparation {
     item.first = static_cast<int>(piece.token(item.position)), item.tokens = piece.tokens(item.position), item.head = piece.head;
     return item;
   }
-  /// One thread finds the next item for all.
-  __device__ __forceinline__ void find_following(int number) {
-    if (is_planner()) storage_.following = find(number);
+  /// The group's next item: the first that nobody has taken, so that slow multiprocessors take fewer; or every `groups`-th.
+  __device__ __forceinline__ int take_number(int groups) const {
+    return !P::helped && args_.taken == nullptr ? item_.number + groups : groups + static_cast<int>(atomicAdd(args_.taken, 1u));
   }
   __device__ __forceinline__ Word& flag(int position, int reader) const { return args_.ready[position * args_.readers + reader]; }
   /// Whether the record in the place that is next has been fetched by all its readers.
@@ -320,13 +362,17 @@ template <class C, class P> class Preparation {
   }
 
   /// Norms and q.k of each token from the diagonals of q q^T, q k^T and k k^T (exact products of 16-bit inputs), and its strengths.
-  /// Also finds the item of number `following`.
-  __device__ __forceinline__ void token_factors(int following) {
+  /// Also finds the next item, as one of `groups`.
+  __device__ __forceinline__ void token_factors(int groups) {
     Word beta_bits = 0;
     if constexpr (C::Update::uses_beta)
       if (warp_ == 1 && lane_.index < item_.tokens) beta_bits = ptx::load_bits(args_.beta + row(args_.value_heads, item_.head, lane_.index));
     bool free = false;  // asked here, used behind the barrier
-    if constexpr (P::beside) free = args_.reuse_places && is_planner() && place_is_free();
+    int number = 0;
+    if (is_planner()) {
+      if constexpr (!P::helped) number = take_number(groups);
+      if constexpr (P::beside) free = args_.reuse_places && place_is_free();
+    }
     ptx::copy_wait<1>();
     __syncwarp();
     const Keys& keys = inputs_.keys;
@@ -357,7 +403,7 @@ template <class C, class P> class Preparation {
     };
     constexpr float epsilon = static_cast<float>(l2_norm_epsilon);
     auto factor = [&](float norm2) { return args_.normalize ? rsqrtf(norm2 + epsilon) : 1.f; };
-    Strengths& out = storage_.strengths;
+    Strengths& out = strengths();
     if (warp_ == 0) {
       const float q_factor = factor(sum(0)), k_factor = factor(sum(1));
       storage_.tokens.q_factor[token] = q_factor;
@@ -379,7 +425,7 @@ template <class C, class P> class Preparation {
       out.place = out.position = item_.position;
       if constexpr (P::beside) out.place = choose_place(free);
       if constexpr (decay == Decay::per_channel) storage_.tokens.rate = rate();
-      storage_.following = find(following);
+      if constexpr (!P::helped) following() = find(number);
     }
     barrier();
   }
@@ -441,7 +487,7 @@ template <class C, class P> class Preparation {
 
   /// This warp's part of M and Z; writes its channels of kd, qd, kg and a.
   __device__ __forceinline__ Tiles multiply() {
-    const Strengths& strengths = storage_.strengths;
+    const Strengths& strengths = this->strengths();
     const Keys& keys = inputs_.keys;
     if constexpr (decay == Decay::per_channel) {
       const float head_rate = storage_.tokens.rate;
@@ -530,21 +576,21 @@ template <class C, class P> class Preparation {
 
   /// T', by one warp.
   __device__ __forceinline__ void invert() {
-    Tiles tiles;
+    Tiles m;
 #pragma unroll
     for (int i = 0; i < 10; ++i) {
-      const float2 x = storage_.tiles[i][lane_.index];
-      tiles.tile[i][0] = x.x, tiles.tile[i][1] = x.y;
+      const float2 x = tiles()[i][lane_.index];
+      m.tile[i][0] = x.x, m.tile[i][1] = x.y;
     }
-    const Strengths& token = storage_.strengths;
-    write_inverse<Operand>(lane_, tiles, token.erase, token.column, storage_.inverse, record(token.place) + C::record.t());
+    const Strengths& token = strengths();
+    write_inverse<Operand>(lane_, m, token.erase, token.column, storage_.inverse, record(token.place) + C::record.t());
   }
 
   /// Sums the warps' parts, a few tiles each; keeps M, writes Z.
   __device__ __forceinline__ void reduce() {
     if constexpr (C::strength == Strength::two)
-      if (warp_ == P::warps - 1) reinterpret_cast<float*>(record(storage_.strengths.place) + C::record.w())[lane_.index] = storage_.strengths.write[lane_.index];
-    std::byte* const z = record(storage_.strengths.place) + (C::record.z() + 4 * lane_.index);
+      if (warp_ == P::warps - 1) reinterpret_cast<float*>(record(strengths().place) + C::record.w())[lane_.index] = strengths().write[lane_.index];
+    std::byte* const z = record(strengths().place) + (C::record.z() + 4 * lane_.index);
     const auto write = [z](int s, int t, Word pair) { *reinterpret_cast<Word*>(z + static_cast<unsigned>(4 * s + t) * 128u) = pair; };
 #pragma unroll
     for (int first = 0; first < 10; first += P::warps) {
@@ -564,14 +610,14 @@ template <class C, class P> class Preparation {
         const bool keep0 = s > t || lane_.r > 2 * lane_.c, keep1 = s > t || lane_.r > 2 * lane_.c + 1;
         x = {keep0 ? x.x * between.x : 0.f, keep1 ? x.y * between.y : 0.f, keep0 ? x.z * between.x : 0.f, keep1 ? x.w * between.y : 0.f};
       }
-      if constexpr (C::record.erases()) storage_.tiles[tile][lane_.index] = make_float2(x.x, x.y);
+      if constexpr (C::record.erases()) tiles()[tile][lane_.index] = make_float2(x.x, x.y);
       if (s == t) {
         const float qk = storage_.tokens.qk[8 * s + lane_.r];
         if (lane_.r == 2 * lane_.c) x.z = qk;
         if (lane_.r == 2 * lane_.c + 1) x.w = qk;
       }
       if constexpr (C::strength == Strength::none && !C::unit_write) {
-        const float2 column = *reinterpret_cast<const float2*>(&storage_.strengths.column[8 * t + 2 * lane_.c]);
+        const float2 column = *reinterpret_cast<const float2*>(&strengths().column[8 * t + 2 * lane_.c]);
         x.z *= column.x, x.w *= column.y;
       }
       write(s, t, ptx::pack<Operand>(x.z, x.w));
@@ -583,7 +629,9 @@ template <class C, class P> class Preparation {
   const PrepareArguments<T, G>& args_;
   Storage& storage_;
   Lane lane_;
-  int warp_, channel_;  ///< the warp's first channel
+  int group_, warp_;         ///< of the block, of the group; a helper counts as the group's first
+  int channel_;              ///< the warp's first
+  int turn_ = 0;
   int share_;           ///< value heads that share a key head
   ptx::CachePolicy policy_;  ///< of inputs: beside the recurrence, records are what should stay in L2
   Inputs& inputs_;
@@ -595,8 +643,15 @@ template <class C, class P>
 __global__ void __maxnreg__(P::registers) prepare_kernel(const __grid_constant__ PrepareArguments<typename C::T, typename C::G> args) {
   using Body = Preparation<C, P>;
   extern __shared__ __align__(16) unsigned char prepare_shared[];
-  const int group = static_cast<int>(threadIdx.x) / (P::warps * 32), block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
-  Body(args, reinterpret_cast<typename Body::Storage*>(prepare_shared)[group]).run(group * blocks + block, blocks * P::groups);
+  auto* const storage = reinterpret_cast<typename Body::Storage*>(prepare_shared);
+  constexpr int workers = P::groups * P::warps;
+  const int warp = static_cast<int>(threadIdx.x) / 32, block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x), groups = blocks * P::groups;
+  if constexpr (P::helped) {
+    if (threadIdx.x < P::groups) Body::init_with_helper(storage[threadIdx.x]);
+    __syncthreads();
+    if (warp >= workers) return Body(args, storage, warp - workers, 0).help((warp - workers) * blocks + block, groups);
+  }
+  Body(args, storage, warp / P::warps, warp % P::warps).run(warp / P::warps * blocks + block, groups);
 }
 
 }  // namespace braid::cuda

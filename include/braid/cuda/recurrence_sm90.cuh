@@ -177,11 +177,16 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     const T* next;
     int row;
     ptx::CachePolicy policy;
+    bool once;  ///< beside the preparation, whose records should stay in L2
 
     __device__ __forceinline__ explicit Values(const HopperRecurrence& body)
         : next(body.args_.v + body.value_offset(0) + body.lane_ % 8 * 8), row(body.args_.value_heads * body.args_.value_dim),
-          policy(ptx::cache_policy(body.args_.ready != nullptr)) {}
+          policy(ptx::evict_first()), once(body.args_.ready != nullptr) {}
 
+    __device__ __forceinline__ void copy(Word to, const T* from, bool there) const {
+      if (once) ptx::copy16_async<true>(to, from, there, policy);
+      else ptx::copy16_async(to, from, there);
+    }
     __device__ __forceinline__ void fetch(const HopperRecurrence& body, int chunk, int stage) {
       const int tokens = body.value_tokens_in(chunk), first = body.lane_ / 8;
       const Word to = ptx::shared_address(body.storage_.values[stage]) + first * Base::value_stride + body.lane_ % 8 * 16;
@@ -191,7 +196,7 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
         const T* from = next + (there ? (first + 4 * i) * row : 0);
 #pragma unroll
         for (int tile = 0; tile < Policy::tiles; ++tile)
-          ptx::copy16_async(to + (tile * chunk_tokens + 4 * i) * Base::value_stride, from + tile * value_tile, there, policy);
+          copy(to + (tile * chunk_tokens + 4 * i) * Base::value_stride, from + tile * value_tile, there);
       }
       body.storage_.full[stage].arrive_after_copies();
       next += static_cast<Index>(chunk_tokens) * row;

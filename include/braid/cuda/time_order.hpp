@@ -57,8 +57,8 @@ struct TimeOrder {
   }
 };
 
-/// Flags of a record, one for each block of the recurrence that reads it, at [position][reader]. The preparation has cleared all before the
-/// recurrence may start. It then sets them to the place where the record lies, and the reader, once it has fetched the record, to `consumed`,
+/// Flags of a record, one for each block of the recurrence that reads it, at [position][reader]. All are cleared before the recurrence may start. The
+/// preparation then sets them to the place where the record lies, and the reader, once it has fetched the record, to `consumed`,
 /// so that the place may be used again.
 struct ReadyFlag {
   static constexpr std::uint32_t none = 0, consumed = 0xFFFFFFFFu;

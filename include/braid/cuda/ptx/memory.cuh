@@ -52,12 +52,12 @@ template <class T> __device__ __forceinline__ T& uniform(T& shared) {
 /// Has a line fetched into L2.
 __device__ __forceinline__ void prefetch(const void* pointer) { asm volatile("prefetch.global.L2 [%0];" ::"l"(pointer)); }
 
-/// What L2 does with what is read: 0: what it does with anything; `once`: it gives it up before all else.
+/// What L2 does with what is read, here: it gives it up before all else.
 using CachePolicy = std::uint64_t;
-__device__ __forceinline__ CachePolicy cache_policy(bool once) {
-  CachePolicy first;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(first));
-  return once ? first : 0;
+__device__ __forceinline__ CachePolicy evict_first() {
+  CachePolicy policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
 }
 
 /// Copies 16 bytes from global to shared memory without registers; `valid` = false writes zeros.
@@ -65,13 +65,11 @@ __device__ __forceinline__ void copy16_async(Word shared, const void* global, bo
   const int bytes = valid ? 16 : 0;
   asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes) : "memory");
 }
-/// The same with a policy.
-__device__ __forceinline__ void copy16_async(Word shared, const void* global, bool valid, CachePolicy policy) {
+/// The same with a policy, if `Hint`.
+template <bool Hint> __device__ __forceinline__ void copy16_async(Word shared, const void* global, bool valid, CachePolicy policy) {
+  if constexpr (!Hint) return copy16_async(shared, global, valid);
   const int bytes = valid ? 16 : 0;
-  asm volatile(
-      "{.reg .pred hint; setp.ne.b64 hint, %3, 0;\n"
-      "@hint cp.async.cg.shared.global.L2::cache_hint.L2::256B [%0], [%1], 16, %2, %3;\n"
-      "@!hint cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;}" ::"r"(shared), "l"(global), "r"(bytes), "l"(policy) : "memory");
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::256B [%0], [%1], 16, %2, %3;" ::"r"(shared), "l"(global), "r"(bytes), "l"(policy) : "memory");
 }
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits until at most `Pending` of this thread's groups are under way.
