@@ -267,11 +267,14 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
   }
 
   template <bool Outputs> __device__ __forceinline__ void consume() {
-    float s[KeyDim / 2], o[16], e[16];
+    float s[KeyDim / 2], o[16] = {}, e[16] = {};
     Word operand[KeyDim / 4], values[8], r[8];  // r holds E and R in turn
     // Two warpgroups fill each other's waits, so what counts is the time of the matrix units: E and O are one product. One alone fills its
     // own waits, with O in halves.
     constexpr bool at_once = Outputs && Policy::tiles == 2 && layout.erases(), by_halves = Outputs && !at_once;
+    // V is added to E behind its product, which shortens the chain of two warpgroups, whether there are two or not: the bits are to be the same. For
+    // other types ptxas then wants more registers than there are (C7511), and the product adds it.
+    constexpr bool v_late = Kind == Strength::one && std::is_same_v<T, __nv_bfloat16>;
     const bool checkpoints = this->wants_checkpoints();
     Ring at;
     int passed = 0;
@@ -288,18 +291,18 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       for (int chunk = 0; chunk < count; ++chunk, ++passed) {
         const unsigned char* record = storage_.record[at.stage];
         const Word base = ptx::shared_address(record);
-        if constexpr (layout.erases()) this->unpack_values(e, values, Kind == Strength::two ? record + layout.w() : nullptr);
-        if constexpr (at_once) {
+        if constexpr (layout.erases() && !v_late) this->unpack_values(e, values, Kind == Strength::two ? record + layout.w() : nullptr);
+        if constexpr (at_once && !v_late) {
 #pragma unroll
           for (int i = 0; i < 16; ++i) o[i] = 0.f;
-          ptx::wgmma_pin(o);
         }
+        if constexpr (at_once) ptx::wgmma_pin(o);
         ptx::wgmma_pin(operand);
         ptx::wgmma_pin(e);
         ptx::wgmma_fence();
         if constexpr (layout.erases()) {
-          if constexpr (at_once) multiply_both(e, o, operand, base);
-          else multiply_rows<0, steps>(e, operand, base + layout.kd(), 1);
+          if constexpr (at_once) multiply_both(e, o, operand, base, !v_late);
+          else multiply_rows<0, steps>(e, operand, base + layout.kd(), !v_late);
           ptx::wgmma_commit();
         }
         if constexpr (by_halves) {
@@ -310,6 +313,12 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
           ptx::wgmma_wait<by_halves ? 1 : 0>();
           ptx::wgmma_pin(e);
           if constexpr (at_once) ptx::wgmma_pin(o);
+          if constexpr (v_late) {
+            float v[16];
+            this->unpack_values(v, values, nullptr);
+#pragma unroll
+            for (int i = 0; i < 16; ++i) e[i] += v[i];
+          }
           this->pack_words(r, e);
           float own[16];
           float(&product)[16] = at_once ? e : own;  // its accumulators must lie beside those of O, and E's do
@@ -421,11 +430,11 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     for (int i = First; i < Last; ++i)
       ptx::wgmma<Operand, false>(d, a + 4 * i, b + ((i / 4 * layout.qd_panel() + i % 4 * 32) >> 4), i > First || accumulate);
   }
-  /// e += S^T kd^T, o += S^T qd^T.
-  __device__ __forceinline__ static void multiply_both(float (&e)[16], float (&o)[16], const Word (&a)[KeyDim / 4], Word record) {
+  /// e = S^T kd^T (+ e), o = S^T qd^T (+ o).
+  __device__ __forceinline__ static void multiply_both(float (&e)[16], float (&o)[16], const Word (&a)[KeyDim / 4], Word record, int accumulate) {
     const auto b = ptx::descriptor(record + layout.kd(), 16, 1024, ptx::Swizzle::bytes128);
 #pragma unroll
-    for (int i = 0; i < steps; ++i) ptx::wgmma_pair<Operand, false>(e, o, a + 4 * i, b + ((i / 4 * layout.qd_panel() + i % 4 * 32) >> 4), 1);
+    for (int i = 0; i < steps; ++i) ptx::wgmma_pair<Operand, false>(e, o, a + 4 * i, b + ((i / 4 * layout.qd_panel() + i % 4 * 32) >> 4), i > 0 || accumulate);
   }
   /// d = a square^T (+ d), square [32][32] in cores.
   __device__ __forceinline__ static void multiply_square(float (&d)[16], const Word (&a)[8], Word square, int accumulate) {
