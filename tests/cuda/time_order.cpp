@@ -46,3 +46,28 @@ TEST_CASE("the order of time: every chunk of every head once, columns as long as
       }
   }
 }
+
+TEST_CASE("places: a record goes where no other is still to be read; with a multiple of the columns, only its own column's can keep it waiting") {
+  struct Case {
+    int tokens, heads, columns, places;
+  };
+  for (const auto& [tokens, heads, columns, places] : {Case{700, 6, 6, 18}, {700, 6, 4, 8}, {1000, 5, 4, 4}, {64, 7, 5, 10}, {400, 1, 1, 4}, {700, 6, 4, 13}, {1000, 5, 4, 11}}) {
+    const auto order = cuda::TimeOrder::make(nullptr, tokens, 1, heads, columns);
+    std::vector<int> occupant(static_cast<std::size_t>(order.positions()), -1);  // of the place at a position
+    int later = 0, shared = 0;
+    for (int item = 0; item < order.items(); ++item) {
+      const int position = order.position(item);
+      if (position >= order.positions()) continue;
+      const auto place = order.place(item, places);
+      REQUIRE(place.position >= 0);
+      REQUIRE(place.position < order.positions());
+      CHECK(place.before == occupant[static_cast<std::size_t>(place.position)]);
+      if (place.before >= 0 && places % columns == 0) CHECK(place.before / order.length == position / order.length);
+      later += item >= places, shared += place.before >= 0;
+      occupant[static_cast<std::size_t>(place.position)] = position;
+      CHECK(order.place(item, 0).position == position);
+    }
+    CHECK(shared > 0);
+    if (places % columns == 0) CHECK(shared == later);
+  }
+}

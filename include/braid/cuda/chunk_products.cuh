@@ -13,7 +13,7 @@ template <class Operand> struct ChunkProducts {
 
   __device__ __forceinline__ explicit ChunkProducts(int lane) : row(lane % 8), half(lane / 8 % 2), quarter(lane / 16) {}
 
-  /// d += A rows^T: rows is [32][16 Steps] swizzled (kd, qd), its tokens become columns.
+  /// d += A rows^T: rows is [32][16 Steps] in panels (kd, qd), its tokens become columns.
   template <int Steps>
   __device__ __forceinline__ void add_rows(float (&d)[16], const Word (&a)[4 * Steps], Word rows, int panel = Record::panel_bytes) const {
 #pragma unroll
@@ -21,7 +21,7 @@ template <class Operand> struct ChunkProducts {
 #pragma unroll
       for (int pair = 0; pair < 2; ++pair) {
         Word b[4];
-        ptx::ldmatrix(b, rows + i / 4 * panel + (16 * pair + 8 * quarter + row) * 128 + (((2 * (i % 4) + half) ^ row) << 4));
+        ptx::ldmatrix(b, rows + (2 * i + half) * panel + (16 * pair + 8 * quarter + row) * 16);
         two(d + 8 * pair, a + 4 * i, b);
       }
   }
@@ -36,15 +36,14 @@ template <class Operand> struct ChunkProducts {
         two(d + 8 * pair, a + 4 * i, b);
       }
   }
-  /// d += A rows: rows is [32][8 Blocks] swizzled (kg), A is value x token.
+  /// d += A rows: rows is [32][8 Blocks] in panels (kg), A is value x token.
   template <int Blocks> __device__ __forceinline__ void add_outer(float (&d)[4 * Blocks], const Word (&a)[8], Word rows) const {
 #pragma unroll
     for (int i = 0; i < 2; ++i)
 #pragma unroll
       for (int pair = 0; pair < Blocks / 2; ++pair) {
         Word b[4];
-        ptx::ldmatrix_transposed(
-            b, rows + pair / 4 * Record::panel_bytes + (16 * i + 8 * half + row) * 128 + (((2 * (pair % 4) + quarter) ^ row) << 4));
+        ptx::ldmatrix_transposed(b, rows + (2 * pair + quarter) * Record::panel_bytes + (16 * i + 8 * half + row) * 16);
         two(d + 8 * pair, a + 4 * i, b);
       }
   }

@@ -16,7 +16,7 @@ namespace braid::cuda {
 struct DplrRecord {
   int key_dim = 128;  ///< 64 or 128
 
-  BRAID_FN constexpr int rows_bytes() const { return key_dim / 64 * Record::panel_bytes; }
+  BRAID_FN constexpr int rows_bytes() const { return key_dim / 8 * Record::panel_bytes; }
   BRAID_FN constexpr int qd() const { return 0; }
   BRAID_FN constexpr int bd() const { return rows_bytes(); }
   BRAID_FN constexpr int kg() const { return 2 * rows_bytes(); }
@@ -27,7 +27,6 @@ struct DplrRecord {
   BRAID_FN constexpr int t() const { return abk() + Record::square_bytes; }
   BRAID_FN constexpr int a() const { return t() + Record::square_bytes; }  ///< float [K]
   BRAID_FN constexpr int bytes() const { return a() + key_dim * 4; }
-  BRAID_FN constexpr int shared_bytes() const { return (bytes() + 1023) / 1024 * 1024; }
 };
 
 static_assert(DplrRecord{128}.bytes() == 41472 && DplrRecord{64}.bytes() == 24832);

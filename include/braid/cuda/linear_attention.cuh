@@ -234,7 +234,7 @@ void run_prefill(const Device& device, cudaStream_t stream, const PrefillInputs<
   }
   const auto to_int = [](Index x) { return static_cast<int>(x); };
   PrepareArguments<T, G> prepare{in.q, in.k, in.gate, in.beta, in.A_log, in.dt_bias, to_int(in.heads), to_int(in.value_heads), in.normalize, in.beta_logit, base};
-  prepare.order = args.order, prepare.ready = ready, prepare.readers = to_int(readers), prepare.reuse_places = beside.reuse_places;
+  prepare.order = args.order, prepare.ready = ready, prepare.readers = to_int(readers);
   prepare.state_flags = to_int(beside.columns * (in.value_dim / 16));
   const Index left = device.multiprocessors - beside.columns * readers;
   if (together && beside.tiles > 1) {
@@ -242,6 +242,7 @@ void run_prefill(const Device& device, cudaStream_t stream, const PrefillInputs<
     prepare.taken = ready + flags;
     check(cudaMemsetAsync(ready, 0, static_cast<std::size_t>(flags + 1) * sizeof *ready, stream), "cuda::linear_attention");
   }
+  if (beside.reuse_places) prepare.places = to_int(beside.places(prepare.taken != nullptr ? beside.columns : PrepareSoon::groups * left));
   if (together && beside.soon) launch_prepare<C, PrepareSoon>(device, prepare, left, stream);
   else if (together) launch_prepare<C, PrepareMuch>(device, prepare, left, stream);
   else if (in.tokens > 0) launch_prepare<C, PrepareBefore>(device, prepare, device.multiprocessors, stream);

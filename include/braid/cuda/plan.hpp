@@ -42,6 +42,9 @@ struct SideBySide {
   bool soon = false;          ///< few enough columns, each of one walk, that what counts is when their next records come (PrepareSoon)
   bool reuse_places = false;
   static constexpr Index most_columns = 64, long_walk = 384;  ///< long_walk: tokens
+  static constexpr Index most_places = 640;  ///< that stay in L2; 960 cost a tenth
+  /// How many places records share, a multiple of `unit`.
+  constexpr static Index places(Index unit) { return std::max<Index>(1, most_places / unit) * unit; }
 
   template <class Device>
   constexpr static SideBySide make(const Device& device, Index tokens, Index sequences, Index value_heads, Index value_dim) {

@@ -36,7 +36,9 @@ template <class T, class G> struct PrepareArguments {
   /// With flags: how many items the groups have taken after their first ones, zero like all flags when the kernel starts. Null: items are dealt out in
   /// turn, and the kernel clears the flags.
   ptx::Word* taken = nullptr;
-  bool reuse_places = false;  ///< of records, which the recurrence beside reads in the order of time
+  /// With flags: places that records share in turn (TimeOrder::place), 0: none. A multiple of the columns with `taken`, else of the groups: what decides
+  /// whether a place is free was cleared by who asks, or before the kernel.
+  int places = 0;
 };
 
 /// One row of the algebra's table with everything a kernel must know when it is compiled.
@@ -52,11 +54,10 @@ template <class T_, class G_, class Gate_, class Update_, int KeyDim, class Oper
   static constexpr bool unit_write = std::is_same_v<Update_, Additive>;
 };
 
-/// Warps of a group, which prepares one item after the other; groups in a block; places of records that a group uses in turn; whether each group has one
-/// more warp, which inverts and finds the next item while the others go on. A block of several groups leaves no room for another kernel's on its
-/// multiprocessor: it runs beside the recurrence.
-template <int Warps, int Groups = 1, int Places = 1, bool Helped = false> struct PreparePolicy {
-  static constexpr int warps = Warps, groups = Groups, places = Places, registers = 168;
+/// Warps of a group, which prepares one item after the other; groups in a block; whether each group has one more warp, which inverts and finds the next
+/// item while the others go on. A block of several groups leaves no room for another kernel's on its multiprocessor: it runs beside the recurrence.
+template <int Warps, int Groups = 1, bool Helped = false> struct PreparePolicy {
+  static constexpr int warps = Warps, groups = Groups, registers = 168;
   static constexpr bool helped = Helped, beside = Groups > 1;
   static constexpr int threads = Groups * (warps + Helped) * 32;
   static constexpr int resident = beside ? 1 : 12 / Warps;  ///< blocks on a multiprocessor
@@ -64,10 +65,10 @@ template <int Warps, int Groups = 1, int Places = 1, bool Helped = false> struct
   static constexpr int item_clocks = 16000;  ///< about the time a group takes for an item
 };
 /// After the preparation comes the recurrence. Beside it: where few columns have a walk each, what counts is the time to its next record; else, how much
-/// is done. Two warps an item exchange half as much as four, and 800 places still stay in L2, which 1100 (six groups) do not.
+/// is done. Two warps an item exchange half as much as four.
 using PrepareBefore = PreparePolicy<2>;
-using PrepareSoon = PreparePolicy<4, 3, 2>;
-using PrepareMuch = PreparePolicy<2, 4, 2, true>;
+using PrepareSoon = PreparePolicy<4, 3>;
+using PrepareMuch = PreparePolicy<2, 4, true>;
 
 /// Body of the preparation for one group of warps.
 template <class C, class P> class Preparation {
@@ -151,20 +152,11 @@ template <class C, class P> class Preparation {
     int number = 0;             ///< in the order of time
     int position = 0, head = 0;
     int first = 0, tokens = 0;  ///< of the packed batch; none: the slot is unused
+    TimeOrder::Place place = {0, -1};
   };
   /// One decay per head: products over the chunk, and between[i][j] = prod_{j<t<=i} alpha_t.
   struct alignas(16) ScalarDecay {
     float prefix[chunk_tokens], suffix[chunk_tokens], between[chunk_tokens][chunk_tokens + 4];
-  };
-
-  /// Places of records that a group uses in turn, so that they stay in L2: those of its first items.
-  struct Places {
-    struct Place {
-      int home;      ///< its number: the position of its first record
-      int occupant;  ///< position of its record, counted from one; 0: none yet
-    } place[P::places];
-    int turn;        ///< the place that is next
-    bool impatient;  ///< has waited in vain
   };
 
  public:
@@ -177,8 +169,8 @@ template <class C, class P> class Preparation {
     Tokens tokens;
     Strengths strengths[turns];
     Item following[turns];
-    ptx::Barrier with_helper;
-    std::conditional_t<P::beside, Places, char> places;
+    ptx::Barrier with_helper, placed;        ///< placed: the current item has its place
+    bool impatient;                          ///< has waited for a place in vain
     std::conditional_t<decay == Decay::per_head, ScalarDecay, char> scalar;
   };
 
@@ -193,24 +185,32 @@ template <class C, class P> class Preparation {
     item_ = find(number);
     load();
     if constexpr (P::beside)
-      if (is_planner()) storage_.places = {};
+      if (is_planner()) storage_.impatient = false;
     let_recurrence_start(number, groups);
 #pragma unroll 1
     while (item_.number < items) {
       const bool work = item_.tokens > 0;
       if (work) {
-        token_factors(groups);
+        const int next = token_factors(groups);
         ptx::copy_wait<0>();
         __syncwarp();
         const Tiles tiles = multiply();
         __syncwarp();
 #pragma unroll
         for (int i = 0; i < 10; ++i) inputs_.part(i)[lane_.index] = make_float4(tiles.tile[i][0], tiles.tile[i][1], tiles.tile[i][2], tiles.tile[i][3]);
+        if constexpr (!P::helped)
+          if (is_planner()) following() = find(next);
         barrier();
         reduce();
-      } else if constexpr (!P::helped) {
-        barrier();  // as in token_factors
-        if (is_planner()) following() = find(take_number(groups));
+      } else {
+        if constexpr (P::beside)
+          if (is_planner()) pass_over();
+        if constexpr (P::helped) {
+          tell_helper();
+        } else {
+          barrier();  // as in token_factors
+          if (is_planner()) following() = find(take_number(groups));
+        }
       }
       if constexpr (P::helped) barrier_with_helper();
       else barrier();
@@ -220,12 +220,16 @@ template <class C, class P> class Preparation {
       take_turn();
     }
   }
-  __device__ __forceinline__ static void init_with_helper(Storage& storage) { storage.with_helper.init((P::warps + 1) * 32); }
+  __device__ __forceinline__ static void init_with_helper(Storage& storage) {
+    storage.with_helper.init((P::warps + 1) * 32);
+    storage.placed.init(1);
+  }
   /// What the helper does meanwhile. Items are taken, not dealt out.
   __device__ __forceinline__ void help(int number, int groups) {
     item_ = find(number);
 #pragma unroll 1
     while (item_.number < args_.order.items()) {
+      wait_for_place();
       if (lane_.index == 0) following() = find(take_number(groups));
       barrier_with_helper();
       if (item_.tokens > 0) finish();
@@ -246,6 +250,17 @@ template <class C, class P> class Preparation {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
     storage_.with_helper.arrive();  // a named barrier would do, but racecheck loses its way where a warp has two
     storage_.with_helper.wait(turn_);
+#endif
+  }
+  /// A group takes its next item once the current one has its place: while it waits for that, nobody else could prepare the next, and a column would wait.
+  __device__ __forceinline__ void tell_helper() const {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+    if (is_planner()) storage_.placed.arrive();
+#endif
+  }
+  __device__ __forceinline__ void wait_for_place() const {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+    storage_.placed.wait(turn_);
 #endif
   }
   __device__ __forceinline__ void take_turn() {
@@ -304,6 +319,7 @@ template <class C, class P> class Preparation {
     if (number >= order.items()) return item;
     item.position = order.position(P::beside ? number : order.items() - 1 - number);
     if (item.position >= order.positions()) return item;
+    if constexpr (P::beside) item.place = order.place(number, args_.places);
     const TimeOrder::Piece piece = order.piece(item.position);
     item.first = static_cast<int>(piece.token(item.position)), item.tokens = piece.tokens(item.position), item.head = piece.head;
     return item;
@@ -313,29 +329,30 @@ template <class C, class P> class Preparation {
     return !P::helped && args_.taken == nullptr ? item_.number + groups : groups + static_cast<int>(atomicAdd(args_.taken, 1u));
   }
   __device__ __forceinline__ Word& flag(int position, int reader) const { return args_.ready[position * args_.readers + reader]; }
-  /// Whether the record in the place that is next has been fetched by all its readers.
+  /// Whether all readers have fetched the record that was in the current item's place before.
   __device__ __forceinline__ bool place_is_free() const {
-    const int occupant = storage_.places.place[storage_.places.turn].occupant;
     bool free = true;
-    for (int reader = 0; reader < args_.readers && occupant > 0; ++reader) free &= ptx::load_relaxed(&flag(occupant - 1, reader)) == ReadyFlag::consumed;
+    for (int reader = 0; reader < args_.readers && item_.place.before >= 0; ++reader)
+      free &= ptx::load_relaxed(&flag(item_.place.before, reader)) == ReadyFlag::consumed;
     return free;
   }
-  /// Where the current item's record goes: to the place that is next once it is free, else where it would lie without all this. One thread waits a while
-  /// for the recurrence, so as not to run far ahead of it, but not for ever: that may start only when this kernel has ended.
+  /// Where the current item's record goes: to its place once that is free, else where it would lie without all this. One thread waits a while for the
+  /// recurrence, so as not to run far ahead of it, but not for ever: that may start only when this kernel has ended. Having waited in vain, the group shares
+  /// no more places.
   __device__ __forceinline__ int choose_place(bool free) {
-    if (!args_.reuse_places) return item_.position;
-    Places& places = storage_.places;
-    for (int tries = places.impatient ? 0 : 60; !free && tries > 0; --tries) {
+    bool& impatient = storage_.impatient;
+    for (int tries = impatient ? 0 : 60; !free && tries > 0; --tries) {
       __nanosleep(100);
       free = place_is_free();
     }
-    places.impatient |= !free;
-    if (!free) return item_.position;
-    auto& place = places.place[places.turn];
-    if (++places.turn == P::places) places.turn = 0;
-    if (place.occupant == 0) place.home = item_.position;
-    place.occupant = item_.position + 1;
-    return place.home;
+    impatient |= !free;
+    return impatient ? item_.position : item_.place.position;
+  }
+  /// Of an item without tokens, whose place is the next item's at once.
+  __device__ __forceinline__ void pass_over() {
+    if (args_.places == 0 || item_.position >= args_.order.positions()) return;
+    choose_place(place_is_free());
+    for (int reader = 0; reader < args_.readers && !storage_.impatient; ++reader) ptx::store_relaxed(&flag(item_.position, reader), ReadyFlag::consumed);
   }
 
   __device__ __forceinline__ std::byte* record(int place) const { return args_.records + static_cast<Index>(place) * C::record.bytes(); }
@@ -362,17 +379,15 @@ template <class C, class P> class Preparation {
   }
 
   /// Norms and q.k of each token from the diagonals of q q^T, q k^T and k k^T (exact products of 16-bit inputs), and its strengths.
-  /// Also finds the next item, as one of `groups`.
-  __device__ __forceinline__ void token_factors(int groups) {
+  /// Returns the number of the next item, as one of `groups`, to the thread that finds it.
+  __device__ __forceinline__ int token_factors(int groups) {
     Word beta_bits = 0;
     if constexpr (C::Update::uses_beta)
       if (warp_ == 1 && lane_.index < item_.tokens) beta_bits = ptx::load_bits(args_.beta + row(args_.value_heads, item_.head, lane_.index));
     bool free = false;  // asked here, used behind the barrier
-    int number = 0;
-    if (is_planner()) {
-      if constexpr (!P::helped) number = take_number(groups);
-      if constexpr (P::beside) free = args_.reuse_places && place_is_free();
-    }
+    int next = 0;
+    if constexpr (P::beside)
+      if (is_planner()) free = place_is_free();
     ptx::copy_wait<1>();
     __syncwarp();
     const Keys& keys = inputs_.keys;
@@ -424,10 +439,12 @@ template <class C, class P> class Preparation {
     if (is_planner()) {
       out.place = out.position = item_.position;
       if constexpr (P::beside) out.place = choose_place(free);
+      if constexpr (P::helped) tell_helper();
+      else next = take_number(groups);
       if constexpr (decay == Decay::per_channel) storage_.tokens.rate = rate();
-      if constexpr (!P::helped) following() = find(number);
     }
     barrier();
+    return next;
   }
   __device__ __forceinline__ float rate() const { return raw_gate ? __expf(args_.A_log[item_.head]) : 0.f; }
 
@@ -548,7 +565,7 @@ template <class C, class P> class Preparation {
       return tiles;
     }
   }
-  /// kd, qd and kg of 16 channels; eight rows further on the swizzle is the same.
+  /// kd, qd and kg of 16 channels.
   __device__ __forceinline__ void write_rows(const Strengths& token, int step, const Rows16& rows) const {
     const int channel = channel_ + 16 * step + 4 * lane_.c;
     std::byte* const start = record(token.place);

@@ -42,47 +42,45 @@ template <class U> BRAID_FN constexpr Strength strength_of() {
   else return Strength::two;
 }
 
-/// Byte offsets inside a record. All sections but the last two are multiples of 1024 bytes; align a record in shared memory to 1024.
+/// Byte offsets inside a record. 16-bit sections consist of the 8x8 cores that wgmma reads without a swizzle, 128 bytes each, so that a warp of the
+/// preparation, which has 16 channels of 8 tokens, writes whole lines of L2.
 struct Record {
   int key_dim = 128;  ///< 64 or 128
   Strength strength = Strength::one;
 
-  /// A panel is 32 tokens (rows of 128 bytes) x 64 channels.
-  static constexpr int panel_bytes = chunk_tokens * 128;
+  /// A panel is 32 tokens (rows of 16 bytes) x 8 channels.
+  static constexpr int panel_bytes = chunk_tokens * 16;
   static constexpr int square_bytes = chunk_tokens * chunk_tokens * 2;
 
   BRAID_FN constexpr bool erases() const { return strength != Strength::none; }
-  BRAID_FN constexpr int rows_bytes() const { return key_dim / 64 * panel_bytes; }
+  BRAID_FN constexpr int rows_bytes() const { return key_dim / 8 * panel_bytes; }
   /// A panel of kd has one of qd behind it: as 64 rows, they give E and O in one product.
-  BRAID_FN constexpr int kd() const { return 0; }                                       ///< 16-bit [32][K], panels, swizzled; minus kd
-  BRAID_FN constexpr int qd() const { return erases() ? panel_bytes : 0; }              ///< 16-bit [32][K], panels, swizzled
+  BRAID_FN constexpr int kd() const { return 0; }                                       ///< 16-bit [32][K], panels; minus kd
+  BRAID_FN constexpr int qd() const { return erases() ? panel_bytes : 0; }              ///< 16-bit [32][K], panels
   BRAID_FN constexpr int qd_panel() const { return (erases() ? 2 : 1) * panel_bytes; }  ///< distance of the panels of kd and of qd
-  BRAID_FN constexpr int kg() const { return (erases() ? 2 : 1) * rows_bytes(); }       ///< 16-bit [32][K], adjacent panels, swizzled
+  BRAID_FN constexpr int kg() const { return (erases() ? 2 : 1) * rows_bytes(); }       ///< 16-bit [32][K], adjacent panels
   BRAID_FN constexpr int z() const { return (erases() ? 3 : 2) * rows_bytes(); }        ///< 16-bit [32][32], cores
   BRAID_FN constexpr int t() const { return z() + square_bytes; }                       ///< 16-bit [32][32], cores
   BRAID_FN constexpr int a() const { return z() + (erases() ? 2 : 1) * square_bytes; }  ///< float [K], in the order of decay_element
   BRAID_FN constexpr int w() const { return a() + key_dim * 4; }                  ///< float [32], Strength::two only
   BRAID_FN constexpr int bytes() const { return w() + (strength == Strength::two ? chunk_tokens * 4 : 0); }
-  /// Distance of two records in shared memory.
-  BRAID_FN constexpr int shared_bytes() const { return (bytes() + 1023) / 1024 * 1024; }
 
-  /// Element (token, channel) of kd, qd or kg, in bytes from the section's start, `panel` from panel to panel: the 128-byte swizzle of wgmma and TMA.
+  /// Element (token, channel) of kd, qd or kg, in bytes from the section's start, `panel` from panel to panel.
   BRAID_FN static constexpr int row_element(int token, int channel, int panel = panel_bytes) {
-    const auto c = static_cast<unsigned>(channel), piece = c % 64 / 8 ^ (static_cast<unsigned>(token) & 7);  // no division of negative numbers
-    return static_cast<int>(c / 64 * static_cast<unsigned>(panel) + (piece << 4) + c % 8 * 2) + token * 128;
+    const auto c = static_cast<unsigned>(channel);  // no division of negative numbers
+    return static_cast<int>(c / 8 * static_cast<unsigned>(panel) + c % 8 * 2) + token * 16;
   }
   /// Channel of a, in bytes: the four that a lane of a fragment has of 16 channels (2c, 2c + 1, and 8 more) lie together.
   BRAID_FN static constexpr int decay_element(int channel) {
     const auto c = static_cast<unsigned>(channel);
     return static_cast<int>((c / 16 * 4 + c % 8 / 2) * 16 + c / 8 % 2 * 8 + c % 2 * 4);
   }
-  /// Element (row, column) of Z or T', in bytes: 8x8 cores of 128 bytes, cores of one row of cores adjacent.
+  /// Element (row, column) of Z or T', in bytes, cores of one row of cores adjacent.
   BRAID_FN static constexpr int square_element(int row, int column) {
     return (row / 8 * (chunk_tokens / 8) + column / 8) * 128 + row % 8 * 16 + column % 8 * 2;
   }
 };
 
-static_assert(Record::row_element(29, 100) == Record::row_element(5, 100) + 3 * Record::row_element(8, 0));
 static_assert(Record{128, Strength::one}.bytes() == 29184 && Record{64, Strength::one}.bytes() == 16640);
 static_assert(Record{128, Strength::two}.bytes() % 16 == 0 && Record{64, Strength::none}.bytes() % 16 == 0);
 

@@ -40,8 +40,8 @@ class PortableRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
 
  public:
   struct Storage {
-    struct alignas(1024) Stage {
-      unsigned char record[layout.shared_bytes()];
+    struct alignas(128) Stage {
+      unsigned char record[layout.bytes()];
     };
     Stage stage[Policy::stages];
     alignas(16) unsigned char values[Policy::stages][chunk_tokens * Base::value_stride];
@@ -57,7 +57,7 @@ class PortableRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     const int count = this->chunk_count();
     for (int i = 0; i < Policy::stages - 1; ++i) start_copy(i, count);
     float s[KeyDim / 2];
-    this->load_state(s);
+    this->load_state(s, this->state_before());
     for (int chunk = 0; chunk < count; ++chunk) {
       ptx::copy_wait<Policy::stages - 2>();
       __syncthreads();  // this chunk is there for all, and all are done with the one before it
@@ -65,7 +65,7 @@ class PortableRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       step(s, chunk);
       if (this->wants_checkpoints()) this->store_checkpoint(s, chunk);
     }
-    this->store_last_state(s);
+    this->store_state(s, this->state_after(), this->width());
   }
 
  private:
@@ -187,12 +187,12 @@ __device__ __forceinline__ void run_recurrence(const RecurrenceArguments<T>& arg
 
 template <class T, class Operand, int KeyDim, Strength Kind, class Policy>
 __global__ void __launch_bounds__(Policy::threads, Policy::blocks) recurrence_kernel(const __grid_constant__ RecurrenceArguments<T> args) {
-  extern __shared__ __align__(1024) unsigned char shared[];
+  extern __shared__ __align__(128) unsigned char shared[];
   run_recurrence<PortableRecurrence<T, Operand, KeyDim, RankOneForm<Kind>, Policy>, KeyDim>(args, shared);
 }
 template <class T, class Operand, int KeyDim, class Policy>
 __global__ void __launch_bounds__(Policy::threads, Policy::blocks) dplr_recurrence_kernel(const __grid_constant__ RecurrenceArguments<T> args) {
-  extern __shared__ __align__(1024) unsigned char shared[];
+  extern __shared__ __align__(128) unsigned char shared[];
   run_recurrence<PortableRecurrence<T, Operand, KeyDim, DplrForm, Policy>, KeyDim>(args, shared);
 }
 

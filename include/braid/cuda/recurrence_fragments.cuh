@@ -78,43 +78,48 @@ template <class T, class Operand, int KeyDim> class RecurrenceFragments {
   __device__ __forceinline__ Index state_offset(Index entry) const {
     return ((entry * args_.value_heads + walk_->head) * KeyDim + key_of(0)) * width() + column_of(0);
   }
-  __device__ __forceinline__ int state_step(int i) const { return (i / 4 * 8 + i % 2) * width() + i / 2 % 2 * 8; }
+  __device__ __forceinline__ static int state_step(int i, int width) { return (i / 4 * 8 + i % 2) * width + i / 2 % 2 * 8; }
   __device__ __forceinline__ int key_of(int i) const { return i / 4 * 8 + lane_ % 4 * 2 + i % 2; }
   __device__ __forceinline__ int column_of(int i) const { return (walk_->tile + group_) * value_tile + 16 * warp_ + lane_ / 4 + i / 2 % 2 * 8; }
 
-  __device__ __forceinline__ void load_state(float (&s)[KeyDim / 2]) const {
-    const float* from = nullptr;
-    if (walk_->first) from = args_.initial_state == nullptr ? nullptr : args_.initial_state + state_offset(walk_->sequence);
-    else if (args_.pass == Pass::outputs) from = args_.segment_states + state_offset(walk_->segment - 1);
+  /// Where the lane's part of the state before the walk lies; null: zero, or the identity.
+  __device__ __forceinline__ const float* state_before() const {
+    if (walk_->first) return args_.initial_state == nullptr ? nullptr : args_.initial_state + state_offset(walk_->sequence);
+    return args_.pass == Pass::outputs ? args_.segment_states + state_offset(walk_->segment - 1) : nullptr;
+  }
+  /// Where that of the state after it goes; null: nowhere.
+  __device__ __forceinline__ float* state_after() const {
+    if (args_.pass == Pass::summary) return (walk_->map ? args_.segment_maps : args_.segment_states) + state_offset(walk_->segment);
+    return walk_->last && args_.final_state != nullptr ? args_.final_state + state_offset(walk_->sequence) : nullptr;
+  }
+  /// Accumulators [First, Last).
+  template <int First = 0, int Last = KeyDim / 2> __device__ __forceinline__ void load_state(float (&s)[KeyDim / 2], const float* from) const {
     if (from != nullptr) {
 #pragma unroll
-      for (int i = 0; i < KeyDim / 2; ++i) s[i] = from[state_step(i)];
+      for (int i = First; i < Last; ++i) s[i] = from[state_step(i, width())];
     } else {
       const bool map = walk_->map;
 #pragma unroll
-      for (int i = 0; i < KeyDim / 2; ++i) s[i] = map && key_of(i) == column_of(i) ? 1.f : 0.f;
+      for (int i = First; i < Last; ++i) s[i] = map && key_of(i) == column_of(i) ? 1.f : 0.f;
     }
   }
-  /// Has the warp fetch the initial state of the walk's `Tiles` tiles into L2.
-  template <int Tiles> __device__ __forceinline__ void prefetch_state() const {
+  /// Has the warp fetch the initial state of a walk's `Tiles` tiles into L2.
+  template <int Tiles> __device__ __forceinline__ void prefetch_state(const Walk& walk) const {
     constexpr int lines = Tiles * value_tile * 4 / 128;  // of a key
-    const float* from = args_.initial_state + (static_cast<Index>(walk_->sequence) * args_.value_heads + walk_->head) * KeyDim * args_.value_dim + walk_->tile * value_tile;
+    const float* from = args_.initial_state + (static_cast<Index>(walk.sequence) * args_.value_heads + walk.head) * KeyDim * args_.value_dim + walk.tile * value_tile;
     for (int i = lane_; i < KeyDim * lines; i += 32) ptx::prefetch(from + i / lines * args_.value_dim + i % lines * 32);
   }
-  __device__ __forceinline__ void store_state(const float (&s)[KeyDim / 2], float* to) const {
+  /// `width` of the walk.
+  template <int First = 0, int Last = KeyDim / 2> __device__ __forceinline__ void store_state(const float (&s)[KeyDim / 2], float* to, int width) const {
+    if (to == nullptr) return;
 #pragma unroll
-    for (int i = 0; i < KeyDim / 2; ++i) to[state_step(i)] = s[i];
-  }
-  /// The state after the walk, to where it belongs.
-  __device__ __forceinline__ void store_last_state(const float (&s)[KeyDim / 2]) const {
-    if (args_.pass == Pass::summary) store_state(s, (walk_->map ? args_.segment_maps : args_.segment_states) + state_offset(walk_->segment));
-    else if (walk_->last && args_.final_state != nullptr) store_state(s, args_.final_state + state_offset(walk_->sequence));
+    for (int i = First; i < Last; ++i) to[state_step(i, width)] = s[i];
   }
   __device__ __forceinline__ bool wants_checkpoints() const { return args_.checkpoints != nullptr && args_.pass != Pass::summary; }
   __device__ __forceinline__ void store_checkpoint(const float (&s)[KeyDim / 2], int chunk) const {
     if (tokens_in(chunk) < chunk_tokens) return;
     const Index every = args_.checkpoint_chunks, done = (walk_->begin - walk_->sequence_begin) / chunk_tokens + chunk + 1;
-    if (done % every == 0) store_state(s, args_.checkpoints + state_offset(walk_->sequence_begin / (every * chunk_tokens) + done / every - 1));
+    if (done % every == 0) store_state(s, args_.checkpoints + state_offset(walk_->sequence_begin / (every * chunk_tokens) + done / every - 1), width());
   }
 
   const RecurrenceArguments<T>& args_;

@@ -39,10 +39,11 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
   using Base::args_, Base::group_, Base::lane_, Base::walk_, Base::warp_;
   static constexpr Record layout{KeyDim, Kind};
   static constexpr int steps = KeyDim / 16, output_buffers = 2, walks_known = 2;
+  static constexpr bool one_walk = Policy::blocks > 1;  ///< of a block: it does not run beside the preparation
 
  public:
   struct Storage {
-    alignas(16) unsigned char record[Policy::stages][layout.shared_bytes()];  ///< first: each aligned to 1024 as the block's memory is
+    alignas(128) unsigned char record[Policy::stages][layout.bytes()];
     alignas(16) unsigned char values[Policy::stages][Policy::tiles][chunk_tokens * Base::value_stride];
     alignas(16) unsigned char output[output_buffers][Policy::tiles][chunk_tokens * Base::value_stride];
     ptx::Barrier full[Policy::stages], empty[Policy::stages], output_full[output_buffers], output_empty[output_buffers];
@@ -87,40 +88,51 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       if (++stage == Policy::stages) stage = 0, parity ^= 1;
     }
   };
-  /// The walks of the block as the other warps see them, one after the other, each when the fetching warp has come to it.
+  /// The walks of the block as its warps see them, one after the other, each once the fetching warp has announced it.
   struct Walks {
-    int number = 0;
+    int number = 0;  ///< of the next walk
     __device__ __forceinline__ bool next(HopperRecurrence& body) {
-      body.storage_.walk_full[number % walks_known].wait(number / walks_known & 1);
-      body.walk_ = &body.storage_.walk[number % walks_known];
+      const int slot = number % walks_known;
+      body.storage_.walk_full[slot].wait(number++ / walks_known & 1);
+      body.walk_ = &body.storage_.walk[slot];
       return __any_sync(~0u, body.walk_->active);
     }
-    __device__ __forceinline__ void done(HopperRecurrence& body) { body.storage_.walk_empty[number++ % walks_known].arrive(); }
+    __device__ __forceinline__ void done(HopperRecurrence& body) { body.storage_.walk_empty[(number - 1) % walks_known].arrive(); }
   };
 
-  /// Finds the walks of the block, one or the pieces of its column, and fetches their records.
-  __device__ __forceinline__ void fetch_walks() {
-    int number = 0;
-    Ring at;
-    if (!beside()) {
-      ptx::wait_for_previous_grid();
-      announce(find_walk(args_, blockIdx.x, KeyDim, Policy::tiles), number);
-      if (walk_->active) fetch_records(at);
-    } else {
-      const TimeOrder& order = args_.order;
-      const int begin = column() * order.length, end = min(begin + order.length, order.positions());
-      for (int position = begin; position < end;) {
-        const TimeOrder::Piece piece = order.piece(position);
-        const Walk walk = find_piece(args_, piece, reader() * Policy::tiles);
-        position = piece.last;
-        if (!walk.active) continue;
-        announce(walk, number);
-        fetch_records(at);
-      }
+  /// The block's walks as the fetching warp finds them: one, or the pieces of its column.
+  struct Search {
+    int position, end;
+    __device__ __forceinline__ explicit Search(const HopperRecurrence& body) : position(0), end(1) {
+      if (!body.beside()) return;
+      const TimeOrder& order = body.args_.order;
+      position = body.column() * order.length, end = min(position + order.length, order.positions());
     }
-    announce({}, number);
+    /// The next walk; none: not active.
+    __device__ __forceinline__ Walk next(const HopperRecurrence& body) {
+      while (position < end) {
+        Walk walk;
+        if (body.beside()) {
+          const TimeOrder::Piece piece = body.args_.order.piece(position);
+          walk = find_piece(body.args_, piece, body.reader() * Policy::tiles), position = piece.last;
+        } else {
+          walk = find_walk(body.args_, blockIdx.x, KeyDim, Policy::tiles), ++position;
+        }
+        if (walk.active) return walk;
+      }
+      return {};
+    }
+  };
+  /// Finds the walks of the block and fetches their records; each walk is found and announced halfway through the one before.
+  __device__ __forceinline__ void fetch_walks() {
+    if (!beside()) ptx::wait_for_previous_grid();
+    Search search(*this);
+    Ring at;
+    int number = 0;
+    announce(search.next(*this), number);
+    for (Walks walks; walks.next(*this);) fetch_records(at, [&] { announce(search.next(*this), number); });
   }
-  /// Tells the other warps of the next walk, or, if it is not active, that there are no more.
+  /// Tells all warps of the next walk, or, if it is not active, that there are no more.
   __device__ __forceinline__ void announce(const Walk& walk, int& number) {
     const int slot = number % walks_known;
     storage_.walk_empty[slot].wait((number / walks_known & 1) ^ 1);
@@ -129,16 +141,18 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       storage_.walk_full[slot].arrive();
     }
     __syncwarp();
-    walk_ = &storage_.walk[slot];
-    if (number++ > 0 && walk_->active && walk_->first && args_.initial_state != nullptr) this->template prefetch_state<Policy::tiles>();
+    if (number++ > 0 && walk.active && walk.first && args_.initial_state != nullptr) this->template prefetch_state<Policy::tiles>(walk);
   }
-  __device__ __forceinline__ void fetch_records(Ring& at) {
+  /// Fetches the records of the current walk; calls `halfway` once.
+  template <class Halfway> __device__ __forceinline__ void fetch_records(Ring& at, const Halfway& halfway) {
     const int count = this->chunk_count();
     const std::byte* const records = args_.records + walk_->record * static_cast<Index>(layout.bytes());
     Values values(*this);
     Flags flags(*this);
     Ring last;
-    for (int chunk = 0; chunk < count; ++chunk) {
+    for (int chunk = 0; chunk < max(count, 1); ++chunk) {
+      if (chunk == count / 2) halfway();
+      if (count == 0) break;
       if (flags.used()) flags.wait_for_record(*this, chunk, count);
       storage_.empty[at.stage].wait(at.parity ^ 1);
       const std::byte* from = flags.used() ? args_.records + flags.place(chunk) * layout.bytes() : records + chunk * static_cast<Index>(layout.bytes());
@@ -279,9 +293,8 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     Ring at;
     int passed = 0;
 #pragma unroll 1
-    for (Walks walks; walks.next(*this); walks.done(*this)) {
+    for (Walks walks; next_state(s, walks);) {
       const int count = this->chunk_count();
-      begin_state(s);
       this->pack_words(operand, s);
       if (count > 0) {
         storage_.full[at.stage].wait(at.parity);
@@ -346,9 +359,9 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
         ptx::wgmma_pin(r);
         ptx::wgmma_pin(s);
         ptx::wgmma_fence();
-        const auto kg = ptx::descriptor(base + layout.kg(), Record::panel_bytes, 1024, ptx::Swizzle::bytes128);
+        const auto kg = ptx::descriptor(base + layout.kg(), 128, Record::panel_bytes);
 #pragma unroll
-        for (int i = 0; i < 2; ++i) ptx::wgmma<Operand, true>(s, r + 4 * i, kg + i * (2048 >> 4), 1);
+        for (int i = 0; i < 2; ++i) ptx::wgmma<Operand, true>(s, r + 4 * i, kg + i * (256 >> 4), 1);
         ptx::wgmma_commit();
         if constexpr (Outputs) {
           if constexpr (at_once) multiply_z(e, o, r, base);
@@ -374,8 +387,10 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
         }
         if (checkpoints) this->store_checkpoint(s, chunk);
       }
-      end_state(s);
-      if constexpr (Policy::blocks > 1) break;  // there is one walk; a loop would cost registers
+      if constexpr (one_walk) {
+        this->store_state(s, this->state_after(), this->width());
+        break;  // a loop would cost registers
+      }
     }
   }
 
@@ -397,8 +412,34 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       state = reinterpret_cast<float4*>(body.args_.states) + static_cast<Index>(block) * (KeyDim / 8 * threads) + threadIdx.x;
     }
   };
-  __device__ __forceinline__ void begin_state(float (&s)[KeyDim / 2]) const {
-    if (!beside() || __any_sync(~0u, walk_->first)) return this->load_state(s);
+  /// Stores the state after the walk before, if any, and loads the one before the next; false if there is no next. An initial state is on its way while
+  /// the other is stored, half by half. A state that is handed on may be long in coming, so it is waited for last.
+  __device__ __forceinline__ bool next_state(float (&s)[KeyDim / 2], Walks& walks) {
+    float* after = nullptr;
+    int width = 0;
+    if (__any_sync(~0u, walks.number > 0)) {
+      if (beside() && !__any_sync(~0u, walk_->last)) hand_on(s);
+      else after = this->state_after(), width = this->width();
+      walks.done(*this);
+    }
+    const bool more = walks.next(*this);
+    const bool handed = beside() && !__any_sync(~0u, walk_->first);
+    const float* const before = more ? this->state_before() : nullptr;
+    exchange_state<0>(s, before, after, width);
+    if (handed) load_handed(s);
+    return more;
+  }
+  /// With two tiles a block, 32 accumulators after the other: there are no registers for two states.
+  template <int First> __device__ __forceinline__ void exchange_state(float (&s)[KeyDim / 2], const float* from, float* to, int width) const {
+    constexpr int last = First + (Policy::tiles == 2 ? 32 : KeyDim / 2);
+    float next[KeyDim / 2];
+    this->template load_state<First, last>(next, from);
+    this->template store_state<First, last>(s, to, width);
+#pragma unroll
+    for (int i = First; i < last; ++i) s[i] = next[i];
+    if constexpr (last < KeyDim / 2) exchange_state<last>(s, from, to, width);
+  }
+  __device__ __forceinline__ void load_handed(float (&s)[KeyDim / 2]) const {
     const Handed from(*this, column());
     while (__any_sync(~0u, ptx::load_acquire(from.flag) == 0)) __nanosleep(100);
     __syncwarp();
@@ -408,8 +449,7 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       s[4 * i] = x.x, s[4 * i + 1] = x.y, s[4 * i + 2] = x.z, s[4 * i + 3] = x.w;
     }
   }
-  __device__ __forceinline__ void end_state(const float (&s)[KeyDim / 2]) const {
-    if (!beside() || __any_sync(~0u, walk_->last)) return this->store_last_state(s);
+  __device__ __forceinline__ void hand_on(const float (&s)[KeyDim / 2]) const {
     const Handed to(*this, column() - 1);
 #pragma unroll
     for (int i = 0; i < KeyDim / 8; ++i) __stcg(to.state + i * Handed::threads, make_float4(s[4 * i], s[4 * i + 1], s[4 * i + 2], s[4 * i + 3]));
@@ -422,23 +462,23 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
 
   __device__ __forceinline__ void load_values(Word (&values)[8], int stage) const { Base::load_values(values, storage_.values[stage][group_]); }
 
-  /// d = S^T rows^T (+ d) over the steps of 16 channels [First, Last), rows [32][K] swizzled.
+  /// d = S^T rows^T (+ d) over the steps of 16 channels [First, Last), rows [32][K] in panels.
   template <int First, int Last>
   __device__ __forceinline__ static void multiply_rows(float (&d)[16], const Word (&a)[KeyDim / 4], Word rows, int accumulate) {
-    const auto b = ptx::descriptor(rows, 16, 1024, ptx::Swizzle::bytes128);
+    const auto b = ptx::descriptor(rows, layout.qd_panel(), 128);
 #pragma unroll
     for (int i = First; i < Last; ++i)
-      ptx::wgmma<Operand, false>(d, a + 4 * i, b + ((i / 4 * layout.qd_panel() + i % 4 * 32) >> 4), i > First || accumulate);
+      ptx::wgmma<Operand, false>(d, a + 4 * i, b + (2 * i * layout.qd_panel() >> 4), i > First || accumulate);
   }
   /// e = S^T kd^T (+ e), o = S^T qd^T (+ o).
   __device__ __forceinline__ static void multiply_both(float (&e)[16], float (&o)[16], const Word (&a)[KeyDim / 4], Word record, int accumulate) {
-    const auto b = ptx::descriptor(record + layout.kd(), 16, 1024, ptx::Swizzle::bytes128);
+    const auto b = ptx::descriptor(record + layout.kd(), layout.qd_panel(), 128);
 #pragma unroll
-    for (int i = 0; i < steps; ++i) ptx::wgmma_pair<Operand, false>(e, o, a + 4 * i, b + ((i / 4 * layout.qd_panel() + i % 4 * 32) >> 4), i > 0 || accumulate);
+    for (int i = 0; i < steps; ++i) ptx::wgmma_pair<Operand, false>(e, o, a + 4 * i, b + (2 * i * layout.qd_panel() >> 4), i > 0 || accumulate);
   }
   /// d = a square^T (+ d), square [32][32] in cores.
   __device__ __forceinline__ static void multiply_square(float (&d)[16], const Word (&a)[8], Word square, int accumulate) {
-    const auto b = ptx::descriptor(square, 128, 512, ptx::Swizzle::none);
+    const auto b = ptx::descriptor(square, 128, 512);
 #pragma unroll
     for (int i = 0; i < 2; ++i) ptx::wgmma<Operand, false>(d, a + 4 * i, b + i * (256 >> 4), i > 0 || accumulate);
   }
@@ -447,7 +487,7 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
   /// alone in another, ptxas serialises all products (C7511).
   __device__ __forceinline__ static void multiply_z(float (&e)[16], float (&o)[16], const Word (&r)[8], Word record) {
     static_assert(layout.z() >= Record::square_bytes);
-    const auto b = ptx::descriptor(record + layout.z() - Record::square_bytes, 128, 512, ptx::Swizzle::none);
+    const auto b = ptx::descriptor(record + layout.z() - Record::square_bytes, 128, 512);
 #pragma unroll
     for (int i = 0; i < 2; ++i) ptx::wgmma_pair<Operand, false>(e, o, r + 4 * i, b + i * (256 >> 4), 1);
   }
@@ -473,7 +513,7 @@ __global__ void __launch_bounds__(Policy::threads, Policy::blocks)
     recurrence_sm90_kernel(const __grid_constant__ RecurrenceArguments<T> args) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using Body = HopperRecurrence<T, Operand, KeyDim, Kind, Policy>;
-  extern __shared__ __align__(1024) unsigned char recurrence_shared[];
+  extern __shared__ __align__(128) unsigned char recurrence_shared[];
   auto& storage = *reinterpret_cast<typename Body::Storage*>(recurrence_shared);
   Body(args, storage).run();
   // The stream goes on when this grid has ended; the preparation, which may still be writing for others, must have ended too.

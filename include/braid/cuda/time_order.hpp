@@ -32,6 +32,18 @@ struct TimeOrder {
   BRAID_FN constexpr int position(int item) const { return item % columns * length + item / columns; }
   BRAID_FN constexpr int position(Index slot, int head) const { return head * slots + static_cast<int>(slot); }
 
+  /// Where the record of an item goes, and the item whose record must have been fetched before, both as positions; no such item: negative.
+  struct Place {
+    int position, before;
+  };
+  /// Item n shares the place of item n % places, which item n - places had before it; without places, each has its own. With a multiple of the columns the
+  /// items of a place are of one column, so none waits for another's. Otherwise the last items, of steps that not all columns have, have their own places.
+  BRAID_FN constexpr Place place(int item, int places) const {
+    const bool alone = places == 0 || item < places || (places % columns != 0 && item / columns >= positions() - (columns - 1) * length);
+    if (alone) return {position(item), -1};
+    return {position(item % places), position(item - places)};
+  }
+
   /// Chunks of a sequence of a head, of which some may be behind its end.
   struct Piece {
     int first, last;     ///< positions, the one behind the last

@@ -28,14 +28,11 @@ template <int N> __device__ __forceinline__ void wgmma_pin(Word (&a)[N]) {
   for (int i = 0; i < N; ++i) asm volatile("" : "+r"(a[i])::"memory");
 }
 
-/// How B lies in shared memory (PTX ISA, "Matrix descriptor"); addresses and distances in bytes.
-enum class Swizzle : std::uint64_t { none = 0, bytes128 = 1 };
-
-/// Descriptor of B. Swizzle::none: `leading` = distance of 8x8 cores along k, `stride` = along n (K-major). bytes128, K-major: `stride` =
-/// distance of 8-row groups along n, `leading` unused. bytes128, N-major: `leading` = distance of 64-column panels, `stride` of 8-row groups along k.
-__device__ __forceinline__ std::uint64_t descriptor(Word address, int leading, int stride, Swizzle swizzle) {
+/// Descriptor of B in shared memory (PTX ISA, "Matrix descriptor"), without a swizzle: 8x8 cores of 128 bytes, rows of 16, `leading` from one to the next
+/// along k and `stride` along n, in bytes. A row of a core is 8 of k, or, if B is N-major, 8 of n.
+__device__ __forceinline__ std::uint64_t descriptor(Word address, int leading, int stride) {
   return static_cast<std::uint64_t>((address & 0x3FFFF) >> 4) | static_cast<std::uint64_t>(leading >> 4) << 16 |
-         static_cast<std::uint64_t>(stride >> 4) << 32 | static_cast<std::uint64_t>(swizzle) << 62;
+         static_cast<std::uint64_t>(stride >> 4) << 32;
 }
 
 /// N = 64, the accumulators of its halves apart.
