@@ -147,6 +147,7 @@ template <class C, class P> class Preparation {
     float column[chunk_tokens];  ///< factor of each column of T (without erasing: of Z and kg)
     float write[C::strength == Strength::two ? chunk_tokens : 1];  ///< w
     int place, position;         ///< of its record
+    bool zeros;                  ///< of the cores above the diagonals of Z and T' are there, from the first record in this place
   };
   struct alignas(16) Item {
     int number = 0;             ///< in the order of time
@@ -204,7 +205,7 @@ template <class C, class P> class Preparation {
         reduce();
       } else {
         if constexpr (P::beside)
-          if (is_planner()) pass_over();
+          if (warp_ == P::warps - 1) pass_over();
         if constexpr (P::helped) {
           tell_helper();
         } else {
@@ -333,7 +334,7 @@ template <class C, class P> class Preparation {
   __device__ __forceinline__ bool place_is_free() const {
     bool free = true;
     for (int reader = 0; reader < args_.readers && item_.place.before >= 0; ++reader)
-      free &= ptx::load_relaxed(&flag(item_.place.before, reader)) == ReadyFlag::consumed;
+      free &= ptx::load_acquire(&flag(item_.place.before, reader)) == ReadyFlag::consumed;
     return free;
   }
   /// Where the current item's record goes: to its place once that is free, else where it would lie without all this. One thread waits a while for the
@@ -348,10 +349,16 @@ template <class C, class P> class Preparation {
     impatient |= !free;
     return impatient ? item_.position : item_.place.position;
   }
-  /// Of an item without tokens, whose place is the next item's at once.
+  /// Of an item without tokens, by the planner's warp: its place is the next item's at once, which expects zeros there.
   __device__ __forceinline__ void pass_over() {
     if (args_.places == 0 || item_.position >= args_.order.positions()) return;
+    if (item_.number < args_.places) {
+      for (int core = C::record.z(); core < C::record.a(); core += 128) reinterpret_cast<Word*>(record(item_.position) + core)[lane_.index] = 0;
+      __syncwarp();
+    }
+    if (lane_.index > 0) return;
     choose_place(place_is_free());
+    ptx::fence_release();
     for (int reader = 0; reader < args_.readers && !storage_.impatient; ++reader) ptx::store_relaxed(&flag(item_.position, reader), ReadyFlag::consumed);
   }
 
@@ -438,7 +445,8 @@ template <class C, class P> class Preparation {
       if (warp_ == 2 % P::warps) scalar_decays();
     if (is_planner()) {
       out.place = out.position = item_.position;
-      if constexpr (P::beside) out.place = choose_place(free);
+      out.zeros = false;
+      if constexpr (P::beside) out.place = choose_place(free), out.zeros = item_.place.before >= 0 && !storage_.impatient;
       if constexpr (P::helped) tell_helper();
       else next = take_number(groups);
       if constexpr (decay == Decay::per_channel) storage_.tokens.rate = rate();
@@ -600,7 +608,7 @@ template <class C, class P> class Preparation {
       m.tile[i][0] = x.x, m.tile[i][1] = x.y;
     }
     const Strengths& token = strengths();
-    write_inverse<Operand>(lane_, m, token.erase, token.column, storage_.inverse, record(token.place) + C::record.t());
+    write_inverse<Operand>(lane_, m, token.erase, token.column, storage_.inverse, record(token.place) + C::record.t(), token.zeros);
   }
 
   /// Sums the warps' parts, a few tiles each; keeps M, writes Z.
@@ -639,7 +647,7 @@ template <class C, class P> class Preparation {
       }
       write(s, t, ptx::pack<Operand>(x.z, x.w));
     }
-    for (int s = warp_; s < 3; s += P::warps)  // above the diagonal: cores (0, 1..3), (1, 2..3), (2, 3)
+    for (int s = warp_; s < 3 && !strengths().zeros; s += P::warps)  // above the diagonal: cores (0, 1..3), (1, 2..3), (2, 3)
       for (int t = s + 1; t < 4; ++t) write(s, t, 0);
   }
 

@@ -21,10 +21,11 @@ struct alignas(16) InverseScratch {
   __device__ __forceinline__ float* entry(int row, int column) { return matrix + column * column_floats + column / 16 * 4 + row; }
 };
 
-/// Writes the record's T' section. `tiles` holds M, `rows` the strengths e of each token, `columns` the factors of T's columns.
+/// Writes the record's T' section. `tiles` holds M, `rows` the strengths e of each token, `columns` the factors of T's columns. `zeros`: those of the cores
+/// above the diagonal are there already.
 template <class Operand>
 __device__ __forceinline__ void write_inverse(const Lane& lane, const Tiles& tiles, const float (&rows)[chunk_tokens],
-                                              const float (&columns)[chunk_tokens], InverseScratch& scratch, std::byte* section) {
+                                              const float (&columns)[chunk_tokens], InverseScratch& scratch, std::byte* section, bool zeros) {
   float erase[4];
 #pragma unroll
   for (int s = 0; s < 4; ++s) erase[s] = rows[8 * s + lane.r];
@@ -104,6 +105,7 @@ __device__ __forceinline__ void write_inverse(const Lane& lane, const Tiles& til
 #pragma unroll
     for (int t = 0; t < 4; ++t) {
       const int core = (s * 4 + t) * 32;
+      if (s < t && zeros) continue;
       if (s / 2 == t / 2) out[core] = image[core];
       else if (s < t) out[core] = 0;
       else out[core] = ptx::pack<Operand>(-z[t][2 * (s - 2)], -z[t][2 * (s - 2) + 1]);

@@ -32,11 +32,6 @@ __device__ __forceinline__ void fence_release() { asm volatile("fence.acq_rel.gp
 __device__ __forceinline__ void store_relaxed(Word* flag, Word value) {
   asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
 }
-__device__ __forceinline__ Word load_relaxed(const Word* flag) {
-  Word value;
-  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
-  return value;
-}
 __device__ __forceinline__ Word load_acquire(const Word* flag) {
   Word value;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
