@@ -51,7 +51,8 @@ TEST_CASE("places: a record goes where no other is still to be read; with a mult
   struct Case {
     int tokens, heads, columns, places;
   };
-  for (const auto& [tokens, heads, columns, places] : {Case{700, 6, 6, 18}, {700, 6, 4, 8}, {1000, 5, 4, 4}, {64, 7, 5, 10}, {400, 1, 1, 4}, {700, 6, 4, 13}, {1000, 5, 4, 11}}) {
+  for (const auto& [tokens, heads, columns, places] : {Case{700, 6, 6, 18}, {700, 6, 4, 8}, {1000, 5, 4, 4}, {64, 7, 5, 10}, {400, 1, 1, 4}, {700, 6, 4, 13}, {1000, 5, 4, 11},
+                                                       {700, 7, 20, 33}}) {  // the last: its last column has two of eight steps
     const auto order = cuda::TimeOrder::make(nullptr, tokens, 1, heads, columns);
     std::vector<int> occupant(static_cast<std::size_t>(order.positions()), -1);  // of the place at a position
     int later = 0, shared = 0;
@@ -61,6 +62,7 @@ TEST_CASE("places: a record goes where no other is still to be read; with a mult
       const auto place = order.place(item, places);
       REQUIRE(place.position >= 0);
       REQUIRE(place.position < order.positions());
+      REQUIRE(place.before < order.positions());
       CHECK(place.before == occupant[static_cast<std::size_t>(place.position)]);
       if (place.before >= 0 && places % columns == 0) CHECK(place.before / order.length == position / order.length);
       later += item >= places, shared += place.before >= 0;
