@@ -337,6 +337,7 @@ TEST_CASE("segments: the same outputs, states and checkpoints; bits that depend 
   }
   check<Channel, DeltaRule>({{8191}, 1, 2, 128, 128}, Kind::cliff, GateForm::given, "segments");
   check<Channel, DeltaRule>({{5000}, 1, 1, 128, 64}, Kind::keep, GateForm::given, "segments");
+  check<Channel, DeltaRule>({{2048 + 31}, 1, 4, 128, 128}, Kind::slow, GateForm::given, "segments as short as there are");
   check<Channel, DeltaRule>({{5000}, 1, 1, 64, 128}, Kind::same_key, GateForm::given, "segments");
   check<Head, DeltaRule>({{4097}, 1, 1, 128, 128}, Kind::slow, GateForm::given, "segments, Gated DeltaNet");
   check<Channel, Additive>({{6000}, 1, 1, 64, 64}, Kind::slow, GateForm::given, "segments, GLA");

@@ -187,12 +187,12 @@ void launch_hopper_recurrence(const RecurrenceArguments<T>& args, Index units, c
   constexpr auto kernel = &recurrence_sm90_kernel<T, Operand, KeyDim, Kind, Policy>;
   allow_shared<kernel>(shared);
   const Index blocks = (args.ready != nullptr ? args.order.columns : units * args.value_heads) * blocks_of_head(args, KeyDim, Policy::tiles);
-  launch(kernel, static_cast<unsigned>(blocks), Policy::threads, shared, args.tokens > 0 && args.pass != Pass::outputs, stream, args);
+  launch(kernel, static_cast<unsigned>(blocks), Policy::threads, shared, args.tokens > 0, stream, args);
 }
 
-/// Summaries of the segments, the states at their ends, and the walk from there.
+/// Summaries of the segments, the states at their ends, and the walk from there. `overlap`: of kernels that wait for the one before themselves.
 template <int KeyDim, class T, class Recur>
-void run_segments(RecurrenceArguments<T> args, const PrefillPlan& plan, std::byte* workspace, cudaStream_t stream, const Recur& recur) {
+void run_segments(RecurrenceArguments<T> args, const PrefillPlan& plan, std::byte* workspace, bool overlap, cudaStream_t stream, const Recur& recur) {
   args.segment_tokens = plan.segment_tokens;
   args.segment_maps = reinterpret_cast<float*>(workspace + plan.maps);
   args.segment_states = reinterpret_cast<float*>(workspace + plan.states);
@@ -200,9 +200,8 @@ void run_segments(RecurrenceArguments<T> args, const PrefillPlan& plan, std::byt
   recur(args, plan.segments);
   using Combine = CombinePolicy<KeyDim>;
   auto* initial = reinterpret_cast<float*>(workspace + plan.initial);
-  allow_shared<&combine_segments_kernel<T, KeyDim>>(Combine::shared_bytes);
   const Index blocks = static_cast<Index>(args.sequences) * args.value_heads * (args.value_dim / Combine::columns);
-  launch(&combine_segments_kernel<T, KeyDim>, static_cast<unsigned>(blocks), Combine::threads, Combine::shared_bytes, false, stream, args, initial);
+  launch(&combine_segments_kernel<T, KeyDim>, static_cast<unsigned>(blocks), Combine::threads, 0, overlap, stream, args, initial);
   if (args.initial_state != nullptr) args.initial_state = initial;
   args.pass = Pass::outputs;
   recur(args, plan.segments);
@@ -255,7 +254,7 @@ void run_prefill(const Device& device, cudaStream_t stream, const PrefillInputs<
     else if (in.value_dim % (2 * value_tile) == 0) launch_hopper_recurrence<T, Operand, KeyDim, kind, HopperPolicy<2, 5, 1>>(pass, units, stream);
     else launch_hopper_recurrence<T, Operand, KeyDim, kind, HopperPolicy<1, 3, 2>>(pass, units, stream);
   };
-  if (segments) run_segments<KeyDim>(args, plan, base, stream, recur);
+  if (segments) run_segments<KeyDim>(args, plan, base, hopper, stream, recur);
   else recur(args, in.sequences);
 }
 

@@ -286,9 +286,7 @@ template <class C, class P> class Preparation {
         __syncthreads();  // one thread's word for all of the block: the other groups must have cleared theirs
       }
     }
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
     ptx::launch_dependents();
-#endif
     // Groups start one after the other, over the time of an item: the first records come soon, then as evenly as they are read, and not all groups
     // want the same units at once.
     if constexpr (P::beside) {

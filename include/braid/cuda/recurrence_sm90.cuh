@@ -70,6 +70,8 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       ptx::fence_barrier_init();
     }
     __syncthreads();
+    if (args_.pass == Pass::summary) ptx::launch_dependents();
+    if (args_.pass == Pass::outputs) ptx::wait_for_previous_grid();  // for the states before the walks
     if (group_ < Policy::tiles) {
       if constexpr (Policy::moves_registers) ptx::take_registers<Policy::walking_registers>();
       this->wants_outputs() ? consume<true>() : consume<false>();

@@ -54,8 +54,17 @@ __device__ __forceinline__ void named_barrier(int id, int threads) {
 /// Orders this thread's ordinary accesses to global memory and those of the copy engine, in both directions.
 __device__ __forceinline__ void fence_async_global() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 
-/// Programmatic dependent launch: lets the next kernel of the stream start its blocks; waits for the previous kernel's memory.
-__device__ __forceinline__ void launch_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
-__device__ __forceinline__ void wait_for_previous_grid() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+/// Programmatic dependent launch: lets the next kernel of the stream start its blocks; waits for the previous kernel's memory. Before sm_90 kernels follow
+/// one another anyway.
+__device__ __forceinline__ void launch_dependents() {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void wait_for_previous_grid() {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 
 }  // namespace braid::cuda::ptx
