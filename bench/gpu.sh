@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # gpu.sh [sections...]: builds the GPU tests and the bench, checks, times, and prints the tables with the ratios to peers (also into
 # $OUT/gpu.md when OUT is set). Sections are those of bench.cuda_linear_attention; none: all. What is newer than its sources is not built again.
-# Peers, each optional: FLA (fla-core importable by $PYTHON) and FlashKDA (FLASH_KDA=<its checkout>, CUTLASS=<cutlass checkout>).
+# Peers, each optional: FlashKDA (FLASH_KDA=<its checkout>, CUTLASS=<cutlass checkout>) and FLA: fla-core importable by $PYTHON, or, without
+# PyTorch, FLA_KERNELS=<directory that bench/peers/fla_capture.py has filled elsewhere>.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=${BUILD:-build-gpu} python=${PYTHON:-python3} nvcc=${NVCC:-nvcc} out=${OUT:-${BUILD:-build-gpu}}
@@ -31,6 +32,7 @@ if [ -n "${FLASH_KDA:-}" ] && [ ! -x "$build/flash_kda" ]; then
     -Xptxas --register-usage-level=10 $hopper -I"$FLASH_KDA/csrc" -I"$CUTLASS/include" \
     -I"$CUTLASS/tools/util/include" bench/peers/flash_kda_bench.cu "$FLASH_KDA/csrc/smxx/fwd_launch.cu" -o "$build/flash_kda" &
 fi
+if [ -n "${FLA_KERNELS:-}" ]; then make_program fla_replay bench/peers/fla_replay.cu -lcuda & fi
 wait
 
 for name in "${tests[@]}"; do "$build/test.cuda.$name" | tail -3; done
@@ -40,6 +42,7 @@ for name in "${tests[@]}"; do "$build/test.cuda.$name" | tail -3; done
 } | tee "$out/gpu.md"
 {
   if [ -x "$build/flash_kda" ]; then "$build/flash_kda"; fi
-  if "$python" -c 'import fla' 2>/dev/null; then timeout "${FLA_SECONDS:-600}" "$python" bench/peers/fla_bench.py || true; fi
+  if [ -n "${FLA_KERNELS:-}" ]; then "$build/fla_replay" "$FLA_KERNELS"
+  elif "$python" -c 'import fla' 2>/dev/null; then timeout "${FLA_SECONDS:-600}" "$python" bench/peers/fla_bench.py || true; fi
 } | tee "$out/peers.txt"
 "$python" bench/peers/ratios.py "$out/gpu.md" "$out/peers.txt" | tee -a "$out/gpu.md"

@@ -73,7 +73,7 @@ struct Shape {
 struct Problem {
   Index heads = 1, value_heads = 1, key_dim = 128, value_dim = 128;
   std::vector<Index> offsets = {0};
-  std::vector<float> q, k, v, gate, beta, a, b, A_log, dt_bias, initial_state;
+  std::vector<float> q = {}, k = {}, v = {}, gate = {}, beta = {}, a = {}, b = {}, A_log = {}, dt_bias = {}, initial_state = {};
   bool normalize = true, beta_logit = false;
   float scale = 1;
 

@@ -28,7 +28,7 @@ template <class T, class G> struct PrepareArguments {
   int heads = 0, value_heads = 0;
   bool normalize = false, beta_logit = false;
   std::byte* records = nullptr;  ///< at the positions of `order`
-  TimeOrder order;               ///< of the work items
+  TimeOrder order = {};          ///< of the work items
   /// Flags of the records (time_order.hpp) where the recurrence runs beside; null: nobody looks before the kernel has ended.
   ptx::Word* ready = nullptr;
   int readers = 1;            ///< blocks of the recurrence beside that read a record
