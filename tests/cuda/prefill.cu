@@ -383,7 +383,7 @@ TEST_CASE("beside the preparation: columns that cut sequences, places of records
   // and of 30; two blocks of two tiles of values read a record; two of one tile; a sequence that is longer than a column, and many that are shorter.
   for (const Shape& shape : {Shape{{700, 0, 33, 1500}, 32, 64, 64, 128}, Shape{{1200}, 40, 40, 64, 128}, Shape{{1500}, 30, 30, 64, 128},
                              Shape{{1500}, 16, 16, 64, 256}, Shape{{6000}, 8, 8, 128, 128}, Shape{{5000, 31, 1, 0, 70}, 12, 12, 128, 128},
-                             Shape{{400, 420, 384, 0, 700}, 20, 20, 64, 128}}) {
+                             Shape{{400, 420, 384, 0, 720}, 20, 20, 64, 128}}) {
     Prefill<Bounded, DeltaRule, bf16, bf16> call(make_problem(shape, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 67, round_bf16));
     for (double memory : {3.35e6, 4.9e6}) {  // an H100's, with which places are used again, and an H200's
       call.memory_bytes_per_us = memory;

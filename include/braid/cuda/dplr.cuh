@@ -29,12 +29,13 @@ void run_dplr(cudaStream_t stream, const DplrInputs<T, G>& in, const PrefillOutp
   using C = DplrCell<T, G, Gate, KeyDim, Operand>;
   const auto to_int = [](Index x) { return static_cast<int>(x); };
   auto* records = static_cast<std::byte*>(workspace.data);
-  const DplrPrepareArguments<T, G> prepare{in.q, in.k, in.a, in.b, in.gate, in.A_log, in.dt_bias, in.offsets, in.tokens,
-                                           to_int(in.sequences), to_int(in.heads), to_int(in.value_heads), in.normalize, records};
+  const auto args = recurrence_arguments(in, out, records);
+  const DplrPrepareArguments<T, G> prepare{in.q, in.k, in.a, in.b, in.gate, in.A_log, in.dt_bias, to_int(in.heads), to_int(in.value_heads), in.normalize,
+                                           records, args.order};
   const Index warps = 2 * plan.slot_count * in.value_heads, blocks = (warps + DplrPreparePolicy::warps - 1) / DplrPreparePolicy::warps;
   if (in.tokens > 0)
     launch(&dplr_prepare_kernel<C, DplrPreparePolicy>, static_cast<unsigned>(blocks), DplrPreparePolicy::warps * 32, 0, false, stream, prepare);
-  launch_dplr_recurrence<T, Operand, KeyDim>(recurrence_arguments(in, out, records), in.sequences, stream);
+  launch_dplr_recurrence<T, Operand, KeyDim>(args, in.sequences, stream);
 }
 
 }  // namespace detail

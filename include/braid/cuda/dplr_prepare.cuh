@@ -11,6 +11,7 @@
 #include <braid/cuda/gate.cuh>
 #include <braid/cuda/intra_chunk.cuh>
 #include <braid/cuda/ptx/memory.cuh>
+#include <braid/cuda/time_order.hpp>
 
 namespace braid::cuda {
 
@@ -23,23 +24,11 @@ template <class T, class G> struct DplrPrepareArguments {
   const G* gate = nullptr;  ///< per channel [T, HV, K]; per head [T, HV]; none: null
   const float* A_log = nullptr;    ///< [HV]; null for LogDecay
   const float* dt_bias = nullptr;  ///< per channel [HV, K]; per head [HV]; null for LogDecay
-  const Index* offsets = nullptr;  ///< [N + 1], device memory; null: one sequence of `tokens`
-  Index tokens = 0;
-  int sequences = 1, heads = 0, value_heads = 0;
+  int heads = 0, value_heads = 0;
   bool normalize = false;
-  std::byte* records = nullptr;  ///< [HV, slots]
+  std::byte* records = nullptr;  ///< at the positions of `order`
+  TimeOrder order = {};          ///< of the chunks
 };
-
-/// The tokens of a slot: `tokens` = 0 if the slot is unused.
-struct ChunkRange {
-  Index first;
-  int tokens;
-};
-BRAID_FN ChunkRange find_chunk(const Index* offsets, Index tokens, int sequences, Index slot) {
-  const Unit at = find_unit(offsets, tokens, sequences, chunk_tokens, slot);
-  const Index begin = at.begin + at.number * chunk_tokens, left = at.end - begin;
-  return {begin, left <= 0 ? 0 : left < chunk_tokens ? static_cast<int>(left) : chunk_tokens};
-}
 
 /// What a DPLR kernel must know when it is compiled.
 template <class T_, class G_, class Gate_, int KeyDim, class Operand_ = __half> struct DplrCell {
@@ -154,12 +143,11 @@ template <class C, bool Keys> class DplrPreparation {
   static constexpr bool per_channel = Gate::decay == Decay::per_channel;
 
  public:
-  __device__ __forceinline__ DplrPreparation(const DplrPrepareArguments<T, G>& args, ChunkRange chunk, int head, std::byte* record,
-                                             DplrScratch& scratch)
-      : args_(args), scratch_(scratch), record_(record), left_(chunk.tokens), head_(head), key_stride_(args.heads * K),
-        value_stride_(args.value_heads * K) {
-    const Index key_row = chunk.first * args.heads + head / (args.value_heads / args.heads);
-    const Index value_row = chunk.first * args.value_heads + head;
+  __device__ __forceinline__ DplrPreparation(const DplrPrepareArguments<T, G>& args, const TimeOrder::Piece& piece, int position, DplrScratch& scratch)
+      : args_(args), scratch_(scratch), record_(args.records + static_cast<Index>(position) * C::record.bytes()), left_(piece.tokens(position)),
+        head_(piece.head), key_stride_(args.heads * K), value_stride_(args.value_heads * K) {
+    const Index first = piece.token(position), key_row = first * args.heads + head_ / (args.value_heads / args.heads);
+    const Index value_row = first * args.value_heads + head_;
     q_ = args.q + key_row * K;
     x_ = Keys ? args.k + key_row * K : args.a + value_row * K;
     b_ = args.b + value_row * K;
@@ -343,14 +331,13 @@ __global__ void __launch_bounds__(P::warps * 32, P::blocks)
     dplr_prepare_kernel(const __grid_constant__ DplrPrepareArguments<typename C::T, typename C::G> args) {
   __shared__ DplrScratch scratch[P::warps];
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const Index work = (static_cast<Index>(blockIdx.x) * P::warps + warp) / 2, slot = work / args.value_heads;
-  if (slot >= slots(args.tokens, args.sequences)) return;
-  const ChunkRange chunk = find_chunk(args.offsets, args.tokens, args.sequences, slot);
-  if (chunk.tokens == 0) return;
-  const int head = static_cast<int>(work % args.value_heads);
-  std::byte* record = args.records + (head * slots(args.tokens, args.sequences) + slot) * C::record.bytes();
-  if (warp % 2 == 0) DplrPreparation<C, false>(args, chunk, head, record, scratch[warp]).run();
-  else DplrPreparation<C, true>(args, chunk, head, record, scratch[warp]).run();
+  const Index work = (static_cast<Index>(blockIdx.x) * P::warps + warp) / 2;
+  if (work >= args.order.positions()) return;
+  const int position = args.order.position(work / args.value_heads, static_cast<int>(work % args.value_heads));
+  const TimeOrder::Piece piece = args.order.piece(position);
+  if (piece.tokens(position) == 0) return;
+  if (warp % 2 == 0) DplrPreparation<C, false>(args, piece, position, scratch[warp]).run();
+  else DplrPreparation<C, true>(args, piece, position, scratch[warp]).run();
 }
 
 }  // namespace braid::cuda
