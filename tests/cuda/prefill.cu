@@ -358,11 +358,11 @@ TEST_CASE("more blocks than the card holds at once, in every order of arrival") 
 
 TEST_CASE("blocks of one and of two tiles of values, after the preparation and beside it: right, and the same bits") {
   if (!gpu()) return;
-  // On a card of 132 multiprocessors: 24 heads have two tiles a block beside the preparation, 40 sequences of two heads two after it, one
+  // On a card of 132 multiprocessors: 30 heads have two tiles a block beside the preparation, 40 sequences of two heads two after it, one
   // sequence of two heads one beside it.
-  check<Bounded, DeltaRule, bf16, bf16>({{777}, 24, 24, 128, 128}, Kind::random, GateForm::bounded, "two tiles, beside", {Path::automatic});
-  check<Channel, DeltaRule>({{1, 333}, 12, 12, 64, 128}, Kind::slow, GateForm::given, "two tiles, beside", {Path::automatic});
-  check<Channel, Additive>({{500}, 24, 24, 128, 128}, Kind::slow, GateForm::given, "two tiles, beside", {Path::automatic});
+  check<Bounded, DeltaRule, bf16, bf16>({{777}, 30, 30, 128, 128}, Kind::random, GateForm::bounded, "two tiles, beside", {Path::automatic});
+  check<Channel, DeltaRule>({{1, 333}, 15, 15, 64, 128}, Kind::slow, GateForm::given, "two tiles, beside", {Path::automatic});
+  check<Channel, Additive>({{500}, 30, 30, 128, 128}, Kind::slow, GateForm::given, "two tiles, beside", {Path::automatic});
   for (Index key_dim : {64, 128}) {
     const Problem many = make_problem({std::vector<Index>(40, 70), 2, 2, key_dim, 128}, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 63, round_bf16);
     const auto states = many.initial_state.begin();
@@ -380,10 +380,11 @@ TEST_CASE("blocks of one and of two tiles of values, after the preparation and b
 TEST_CASE("beside the preparation: columns that cut sequences, places of records used again, several readers; right, and the same bits every time") {
   if (!gpu()) return;
   // Several items for each group of warps, so that places are used again. On 132 multiprocessors: 64 heads in 48 columns; a column for each of 40 heads,
-  // and of 30; two blocks of two tiles of values read a record; two of one tile; a sequence that is longer than a column, and many that are shorter.
+  // and of 30; two blocks of two tiles of values read a record; two of one tile, groups taking turns or items from a counter; a sequence that is
+  // longer than a column, and many that are shorter.
   for (const Shape& shape : {Shape{{700, 0, 33, 1500}, 32, 64, 64, 128}, Shape{{1200}, 40, 40, 64, 128}, Shape{{1500}, 30, 30, 64, 128},
-                             Shape{{1500}, 16, 16, 64, 256}, Shape{{6000}, 8, 8, 128, 128}, Shape{{5000, 31, 1, 0, 70}, 12, 12, 128, 128},
-                             Shape{{400, 420, 384, 0, 720}, 20, 20, 64, 128}}) {
+                             Shape{{1500}, 16, 16, 64, 256}, Shape{{6000}, 12, 12, 128, 128}, Shape{{1500}, 26, 26, 64, 128},
+                             Shape{{5000, 31, 1, 0, 70}, 12, 12, 128, 128}, Shape{{400, 420, 384, 0, 720}, 20, 20, 64, 128}}) {
     Prefill<Bounded, DeltaRule, bf16, bf16> call(make_problem(shape, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 67, round_bf16));
     for (double memory : {3.35e6, 4.9e6}) {  // an H100's, with which places are used again, and an H200's
       call.memory_bytes_per_us = memory;
@@ -403,18 +404,19 @@ TEST_CASE("beside the preparation: columns that cut sequences, places of records
 TEST_CASE("each kernel once, small: the case for compute-sanitizer") {
   if (!gpu()) return;
   check<Bounded, DeltaRule, bf16, bf16>({{97, 0, 33}, 1, 2, 128, 128}, Kind::random, GateForm::bounded, "KDA");
-  check<Bounded, DeltaRule, bf16, bf16>({{97}, 24, 24, 128, 128}, Kind::random, GateForm::bounded, "two tiles, beside", {Path::automatic});
+  check<Bounded, DeltaRule, bf16, bf16>({{97}, 30, 30, 128, 128}, Kind::random, GateForm::bounded, "two tiles, beside", {Path::automatic});
+  check<Bounded, DeltaRule, bf16, bf16>({{97}, 24, 24, 128, 128}, Kind::random, GateForm::bounded, "one tile, beside, counted", {Path::automatic});
   check<Bounded, DeltaRule, bf16, bf16>({{33, 40}, 34, 34, 128, 128}, Kind::random, GateForm::bounded, "two tiles, after", {Path::automatic});
   for (double memory : {3.35e6, 4.9e6}) {
-    const Problem p = make_problem({{33, 780}, 26, 26, 64, 128}, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 69, round_bf16);
-    Prefill<Bounded, DeltaRule, bf16, bf16> call(p), one(cut(p, 0, 33, {p.initial_state.begin(), p.initial_state.begin() + 26 * p.state_size()}));
+    const Problem p = make_problem({{33, 780}, 30, 30, 64, 128}, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 69, round_bf16);
+    Prefill<Bounded, DeltaRule, bf16, bf16> call(p), one(cut(p, 0, 33, {p.initial_state.begin(), p.initial_state.begin() + 30 * p.state_size()}));
     call.memory_bytes_per_us = one.memory_bytes_per_us = memory;
     call.run(Path::automatic), one.run(Path::automatic);
     CHECK(call.errors().o <= 2.5e-3);
     CHECK(one.errors().o <= 2.5e-3);
   }
   for (double memory : {3.35e6, 4.9e6}) {  // beside the preparation, places used again or not
-    Prefill<Bounded, DeltaRule, bf16, bf16> call(make_problem({{97}, 24, 24, 128, 128}, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 71, round_bf16));
+    Prefill<Bounded, DeltaRule, bf16, bf16> call(make_problem({{97}, 30, 30, 128, 128}, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 71, round_bf16));
     call.memory_bytes_per_us = memory;
     call.run(Path::automatic);
     CHECK(call.errors().o <= 2.5e-3);

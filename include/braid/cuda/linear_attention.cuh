@@ -235,15 +235,14 @@ void run_prefill(const Device& device, cudaStream_t stream, const PrefillInputs<
   PrepareArguments<T, G> prepare{in.q, in.k, in.gate, in.beta, in.A_log, in.dt_bias, to_int(in.heads), to_int(in.value_heads), in.normalize, in.beta_logit, base};
   prepare.order = args.order, prepare.ready = ready, prepare.readers = to_int(readers);
   prepare.state_flags = to_int(beside.columns * (in.value_dim / 16));
-  const Index left = device.multiprocessors - beside.columns * readers;
-  if (together && beside.tiles > 1) {
+  if (beside.counted) {
     const Index flags = args.order.positions() * readers + prepare.state_flags;
     prepare.taken = ready + flags;
     check(cudaMemsetAsync(ready, 0, static_cast<std::size_t>(flags + 1) * sizeof *ready, stream), "cuda::linear_attention");
   }
-  if (beside.reuse_places) prepare.places = to_int(beside.places(prepare.taken != nullptr ? beside.columns : PrepareSoon::groups * left));
-  if (together && beside.soon) launch_prepare<C, PrepareSoon>(device, prepare, left, stream);
-  else if (together) launch_prepare<C, PrepareMuch>(device, prepare, left, stream);
+  if (beside.reuse_places) prepare.places = to_int(beside.places(prepare.taken != nullptr ? beside.columns : PrepareSoon::groups * beside.preparing));
+  if (together && beside.soon) launch_prepare<C, PrepareSoon>(device, prepare, beside.preparing, stream);
+  else if (together) launch_prepare<C, PrepareMuch>(device, prepare, beside.preparing, stream);
   else if (in.tokens > 0) launch_prepare<C, PrepareBefore>(device, prepare, device.multiprocessors, stream);
   const auto recur = [&](const RecurrenceArguments<T>& pass, Index units) {
     const Index walked = pass.pass == Pass::summary ? units - in.sequences : units;  // no last segment needs a summary
