@@ -165,6 +165,8 @@ template <class C, bool Keys> class DplrPreparation {
       for (int s = 0; s < 4; ++s)
         if (valid(s)) head_alpha[s] = alpha(ptx::to_float(gate_[(8 * s + lane_.r) * args_.value_heads]));
     }
+    Rows rows;
+    rows.fetch(*this, 0);
 #pragma unroll 1
     for (int step = 0; step < K / 16; ++step) {
       Quad q[4], b[4], x[4];
@@ -175,14 +177,14 @@ template <class C, bool Keys> class DplrPreparation {
       }
 #pragma unroll
       for (int s = 0; s < 4; ++s) {
-        operand(q[s], q_, key_stride_, step, s, q_factor_[s]);
-        operand(b[s], b_, value_stride_, step, s, 1.f);
-        operand(x[s], x_, Keys ? key_stride_ : value_stride_, step, s, x_factor_[s]);
+        operand(q[s], rows.q[s], q_factor_[s]);
+        operand(b[s], rows.b[s], 1.f);
+        operand(x[s], rows.x[s], x_factor_[s]);
 #pragma unroll
         for (int i = 0; i < 4; ++i) prefix[s][i] = head_alpha[s];
         if constexpr (per_channel) {
           float raw[4];
-          load(raw, gate_, value_stride_, step, s);
+          unpack<G>(raw, rows.gate[s]);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const DecayFactor<Gate> alpha(rate, bias[i]);
@@ -190,6 +192,7 @@ template <class C, bool Keys> class DplrPreparation {
           }
         }
       }
+      if (step + 1 < K / 16) rows.fetch(*this, step + 1);
       splitting.step(lane_, b, q, x, prefix, before, suffix, total);
       write_rows(step, Keys ? q : b, Keys ? prefix : before, x, suffix);
       if (Keys && lane_.r == 0) store_decay(record_ + C::record.a(), 16 * step + 4 * lane_.c, total);
@@ -203,22 +206,41 @@ template <class C, bool Keys> class DplrPreparation {
  private:
   __device__ __forceinline__ bool valid(int s) const { return 8 * s + lane_.r < left_; }
 
-  /// Four channels of slot s; zeros past the end.
-  template <class E> __device__ __forceinline__ void load(float (&out)[4], const E* base, int stride, int step, int s) const {
+  __device__ __forceinline__ int x_stride() const { return Keys ? key_stride_ : value_stride_; }
+
+  /// Four channels of the lane's token of slot s, which must be there, as they lie in memory.
+  template <class E> using Four = std::conditional_t<sizeof(E) == 4, uint4, uint2>;
+  template <class E> __device__ __forceinline__ Four<E> four(const E* base, int stride, int step, int s) const {
     const E* row = base + (8 * s + lane_.r) * stride + 16 * step + 4 * lane_.c;
-    out[0] = out[1] = out[2] = out[3] = 0.f;
-    if (!valid(s)) return;
+    if constexpr (sizeof(E) == 4) return ptx::load_row16(row);
+    else return ptx::load_row8(row);
+  }
+  template <class E> __device__ __forceinline__ static void unpack(float (&out)[4], const Four<E>& x) {
     if constexpr (sizeof(E) == 4) {
-      const uint4 raw = ptx::load_row16(row);
-      out[0] = __uint_as_float(raw.x), out[1] = __uint_as_float(raw.y), out[2] = __uint_as_float(raw.z), out[3] = __uint_as_float(raw.w);
+      out[0] = __uint_as_float(x.x), out[1] = __uint_as_float(x.y), out[2] = __uint_as_float(x.z), out[3] = __uint_as_float(x.w);
     } else {
-      const uint2 raw = ptx::load_row8(row);
-      out[0] = ptx::low<E>(raw.x), out[1] = ptx::high<E>(raw.x), out[2] = ptx::low<E>(raw.y), out[3] = ptx::high<E>(raw.y);
+      out[0] = ptx::low<E>(x.x), out[1] = ptx::high<E>(x.x), out[2] = ptx::low<E>(x.y), out[3] = ptx::high<E>(x.y);
     }
   }
-  __device__ __forceinline__ void operand(Quad& out, const T* base, int stride, int step, int s, float factor) const {
+  /// What a step reads, on its way while the step before is worked on; zeros past the end.
+  struct Rows {
+    uint2 q[4], b[4], x[4];
+    Four<G> gate[per_channel ? 4 : 1];
+    __device__ __forceinline__ void fetch(const DplrPreparation& from, int step) {
+#pragma unroll
+      for (int s = 0; s < 4; ++s) {
+        q[s] = b[s] = x[s] = {};
+        if constexpr (per_channel) gate[s] = {};
+        if (!from.valid(s)) continue;
+        q[s] = from.four(from.q_, from.key_stride_, step, s), b[s] = from.four(from.b_, from.value_stride_, step, s);
+        x[s] = from.four(from.x_, from.x_stride(), step, s);
+        if constexpr (per_channel) gate[s] = from.four(from.gate_, from.value_stride_, step, s);
+      }
+    }
+  };
+  __device__ __forceinline__ static void operand(Quad& out, const uint2& raw, float factor) {
     float x[4];
-    load(x, base, stride, step, s);
+    unpack<T>(x, raw);
 #pragma unroll
     for (int i = 0; i < 4; ++i) x[i] *= factor;
     out = pack_quad<Operand>(x);
@@ -229,11 +251,11 @@ template <class C, bool Keys> class DplrPreparation {
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
       float qq = 0, xx = 0, qx = 0;
-#pragma unroll 2
+#pragma unroll
       for (int step = 0; step < K / 16; ++step) {
         float q[4], x[4];
-        load(q, q_, key_stride_, step, s);
-        load(x, x_, Keys ? key_stride_ : value_stride_, step, s);
+        unpack<T>(q, valid(s) ? four(q_, key_stride_, step, s) : uint2{});
+        unpack<T>(x, valid(s) ? four(x_, x_stride(), step, s) : uint2{});
 #pragma unroll
         for (int i = 0; i < 4; ++i) qq = fmaf(q[i], q[i], qq), xx = fmaf(x[i], x[i], xx), qx = fmaf(q[i], x[i], qx);
       }

@@ -19,7 +19,7 @@ template <class T, class G = T> struct PrefillInputs {
   Index tokens = 0, heads = 0, value_heads = 0, key_dim = 0, value_dim = 0;
   const Index* offsets = nullptr;  ///< [N + 1], device memory, from 0 ascending to T; null: one sequence
   Index sequences = 1;
-  std::span<const Index> host_offsets;  ///< the same in host memory, optional: checked before the launch
+  std::span<const Index> host_offsets = {};  ///< the same in host memory, optional: checked before the launch
 
   const T* q = nullptr;  ///< [T, H, K]
   const T* k = nullptr;  ///< [T, H, K]

@@ -8,6 +8,7 @@
 #include <braid/cuda/chunk_products.cuh>
 #include <braid/cuda/context.cuh>
 #include <braid/cuda/dplr_record.hpp>
+#include <braid/cuda/ptx/barrier.cuh>
 #include <braid/cuda/ptx/memory.cuh>
 #include <braid/cuda/recurrence_fragments.cuh>
 
@@ -37,6 +38,8 @@ class PortableRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
   static constexpr auto layout = Form::record(KeyDim);
   static constexpr int steps = KeyDim / 16;
   static constexpr int output_stride = 48;  // bytes per token of a warp's output tile: 32 and padding
+  /// Records are copied by one instruction, not by all threads: where there is no other path for the device (record.hpp's have recurrence_sm90.cuh).
+  static constexpr bool in_one_piece = Form::dplr && ptx::copies_in_bulk;
 
  public:
   struct Storage {
@@ -46,6 +49,7 @@ class PortableRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     Stage stage[Policy::stages];
     alignas(16) unsigned char values[Policy::stages][chunk_tokens * Base::value_stride];
     alignas(16) unsigned char output[4][chunk_tokens * output_stride];
+    ptx::Barrier full[Policy::stages];  ///< of records that are copied in one piece
     Walk walk;
   };
 
@@ -55,11 +59,19 @@ class PortableRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
 
   __device__ __forceinline__ void run() {
     const int count = this->chunk_count();
+    if constexpr (in_one_piece) {
+      if (threadIdx.x == 0) {
+        for (ptx::Barrier& full : storage_.full) full.init(1);
+        ptx::fence_barrier_init();
+      }
+      __syncthreads();
+    }
     for (int i = 0; i < Policy::stages - 1; ++i) start_copy(i, count);
     float s[KeyDim / 2];
     this->load_state(s, this->state_before());
     for (int chunk = 0; chunk < count; ++chunk) {
       ptx::copy_wait<Policy::stages - 2>();
+      if constexpr (in_one_piece) storage_.full[chunk % Policy::stages].wait(chunk / Policy::stages & 1);
       __syncthreads();  // this chunk is there for all, and all are done with the one before it
       start_copy(chunk + Policy::stages - 1, count);
       step(s, chunk);
@@ -74,8 +86,15 @@ class PortableRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
       const int stage = chunk % Policy::stages;
       const std::byte* record = records_ + chunk * static_cast<Index>(layout.bytes());
       const Word to = ptx::shared_address(storage_.stage[stage].record);
+      if constexpr (in_one_piece) {
+        if (threadIdx.x == 0) {
+          storage_.full[stage].arrive_expect(layout.bytes());
+          ptx::bulk_load(to, record, layout.bytes(), storage_.full[stage]);
+        }
+      } else {
 #pragma unroll 5
-      for (int i = threadIdx.x; i < layout.bytes() / 16; i += Policy::threads) ptx::copy16_async(to + i * 16, record + i * 16);
+        for (int i = threadIdx.x; i < layout.bytes() / 16; i += Policy::threads) ptx::copy16_async(to + i * 16, record + i * 16);
+      }
       const Index first = static_cast<Index>(chunk) * chunk_tokens;
       const int tokens = this->value_tokens_in(chunk);
       const Word values = ptx::shared_address(storage_.values[stage]);

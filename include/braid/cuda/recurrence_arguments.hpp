@@ -36,7 +36,7 @@ template <class T> struct RecurrenceArguments {
   int sequences = 1, value_heads = 0, value_dim = 0;
   float scale = 1;
 
-  TimeOrder order;  ///< with flags, a block walks a column of it
+  TimeOrder order = {};  ///< with flags, a block walks a column of it
   /// Flags of the records (time_order.hpp): the kernels run side by side. Null: the preparation has ended before the first record is read.
   std::uint32_t* ready = nullptr;
   bool reuse_places = false;             ///< with flags: places of records are used again

@@ -5,6 +5,13 @@
 
 namespace braid::cuda::ptx {
 
+/// Whether the code that is being compiled may use what is in this file.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+inline constexpr bool copies_in_bulk = true;
+#else
+inline constexpr bool copies_in_bulk = false;
+#endif
+
 /// A barrier in shared memory whose phase completes when `count` arrivals and all announced bytes have come.
 struct alignas(8) Barrier {
   std::uint64_t state;
