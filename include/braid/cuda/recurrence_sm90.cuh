@@ -303,91 +303,95 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
         load_values(values, at.stage);
       }
 #pragma unroll 1
-      for (int chunk = 0; chunk < count; ++chunk, ++passed) {
-        const unsigned char* record = storage_.record[at.stage];
-        const Word base = ptx::shared_address(record);
-        if constexpr (layout.erases() && !v_late) this->unpack_values(e, values, Kind == Strength::two ? record + layout.w() : nullptr);
-        if constexpr (at_once && !v_late) {
+      for (int chunk = 0; chunk < count;) {  // what stores a checkpoint would be in the way of the loop's instructions
+        const int until = checkpoints ? min(count, this->next_checkpoint(chunk)) : count;
+#pragma unroll 1
+        for (; chunk < until; ++chunk, ++passed) {
+          const unsigned char* record = storage_.record[at.stage];
+          const Word base = ptx::shared_address(record);
+          if constexpr (layout.erases() && !v_late) this->unpack_values(e, values, Kind == Strength::two ? record + layout.w() : nullptr);
+          if constexpr (at_once && !v_late) {
 #pragma unroll
-          for (int i = 0; i < 16; ++i) o[i] = 0.f;
-        }
-        if constexpr (at_once) ptx::wgmma_pin(o);
-        ptx::wgmma_pin(operand);
-        ptx::wgmma_pin(e);
-        ptx::wgmma_fence();
-        if constexpr (layout.erases()) {
-          if constexpr (at_once) multiply_both(e, o, operand, base, !v_late);
-          else multiply_rows<0, steps>(e, operand, base + layout.kd(), !v_late);
-          ptx::wgmma_commit();
-        }
-        if constexpr (by_halves) {
-          multiply_rows<0, steps / 2>(o, operand, base + layout.qd(), 0);
-          ptx::wgmma_commit();
-        }
-        if constexpr (layout.erases()) {
-          ptx::wgmma_wait<by_halves ? 1 : 0>();
-          ptx::wgmma_pin(e);
+            for (int i = 0; i < 16; ++i) o[i] = 0.f;
+          }
           if constexpr (at_once) ptx::wgmma_pin(o);
-          if constexpr (v_late) {
-            float v[16];
-            this->unpack_values(v, values, nullptr);
-#pragma unroll
-            for (int i = 0; i < 16; ++i) e[i] += v[i];
-          }
-          this->pack_words(r, e);
-          float own[16];
-          float(&product)[16] = at_once ? e : own;  // its accumulators must lie beside those of O, and E's do
-          ptx::wgmma_pin(r);
+          ptx::wgmma_pin(operand);
+          ptx::wgmma_pin(e);
           ptx::wgmma_fence();
-          multiply_square(product, r, base + layout.t(), 0);
-          ptx::wgmma_commit();
+          if constexpr (layout.erases()) {
+            if constexpr (at_once) multiply_both(e, o, operand, base, !v_late);
+            else multiply_rows<0, steps>(e, operand, base + layout.kd(), !v_late);
+            ptx::wgmma_commit();
+          }
           if constexpr (by_halves) {
-            multiply_rows<steps / 2, steps>(o, operand, base + layout.qd(), 1);
+            multiply_rows<0, steps / 2>(o, operand, base + layout.qd(), 0);
             ptx::wgmma_commit();
           }
-          this->decay_state(s, record + layout.a());  // behind R and no earlier: ptxas would wait for the products above
-          ptx::wgmma_wait<by_halves ? 1 : 0>();
-          ptx::wgmma_pin(product);
-          this->pack_words(r, product);
-        } else {
-          if constexpr (Outputs) {
-            multiply_rows<steps / 2, steps>(o, operand, base + layout.qd(), 1);
-            ptx::wgmma_commit();
-          }
-          this->convert(r, values);
-          ptx::wgmma_wait<0>();
-          this->decay_state(s, record + layout.a());
-        }
-        ptx::wgmma_pin(r);
-        ptx::wgmma_pin(s);
-        ptx::wgmma_fence();
-        const auto kg = ptx::descriptor(base + layout.kg(), 128, Record::panel_bytes);
+          if constexpr (layout.erases()) {
+            ptx::wgmma_wait<by_halves ? 1 : 0>();
+            ptx::wgmma_pin(e);
+            if constexpr (at_once) ptx::wgmma_pin(o);
+            if constexpr (v_late) {
+              float v[16];
+              this->unpack_values(v, values, nullptr);
 #pragma unroll
-        for (int i = 0; i < 2; ++i) ptx::wgmma<Operand, true>(s, r + 4 * i, kg + i * (256 >> 4), 1);
-        ptx::wgmma_commit();
-        if constexpr (Outputs) {
-          if constexpr (at_once) multiply_z(e, o, r, base);
-          else multiply_square(o, r, base + layout.z(), 1);
+              for (int i = 0; i < 16; ++i) e[i] += v[i];
+            }
+            this->pack_words(r, e);
+            float own[16];
+            float(&product)[16] = at_once ? e : own;  // its accumulators must lie beside those of O, and E's do
+            ptx::wgmma_pin(r);
+            ptx::wgmma_fence();
+            multiply_square(product, r, base + layout.t(), 0);
+            ptx::wgmma_commit();
+            if constexpr (by_halves) {
+              multiply_rows<steps / 2, steps>(o, operand, base + layout.qd(), 1);
+              ptx::wgmma_commit();
+            }
+            this->decay_state(s, record + layout.a());  // behind R and no earlier: ptxas would wait for the products above
+            ptx::wgmma_wait<by_halves ? 1 : 0>();
+            ptx::wgmma_pin(product);
+            this->pack_words(r, product);
+          } else {
+            if constexpr (Outputs) {
+              multiply_rows<steps / 2, steps>(o, operand, base + layout.qd(), 1);
+              ptx::wgmma_commit();
+            }
+            this->convert(r, values);
+            ptx::wgmma_wait<0>();
+            this->decay_state(s, record + layout.a());
+          }
+          ptx::wgmma_pin(r);
+          ptx::wgmma_pin(s);
+          ptx::wgmma_fence();
+          const auto kg = ptx::descriptor(base + layout.kg(), 128, Record::panel_bytes);
+#pragma unroll
+          for (int i = 0; i < 2; ++i) ptx::wgmma<Operand, true>(s, r + 4 * i, kg + i * (256 >> 4), 1);
           ptx::wgmma_commit();
+          if constexpr (Outputs) {
+            if constexpr (at_once) multiply_z(e, o, r, base);
+            else multiply_square(o, r, base + layout.z(), 1);
+            ptx::wgmma_commit();
+          }
+          const Ring used = at;
+          at.advance();
+          if (chunk + 1 < count) {
+            storage_.full[at.stage].wait(at.parity);
+            load_values(values, at.stage);
+          }
+          if constexpr (Outputs) storage_.output_empty[passed % output_buffers].wait((passed / output_buffers & 1) ^ 1);
+          ptx::wgmma_wait<Outputs ? 1 : 0>();
+          ptx::wgmma_pin(s);
+          this->pack_words(operand, s);
+          ptx::wgmma_pin(operand);  // packed before the wait for O
+          ptx::wgmma_wait<0>();
+          storage_.empty[used.stage].arrive();  // every lane for what it has read
+          if constexpr (Outputs) {
+            ptx::wgmma_pin(o);
+            pass_output(o, passed % output_buffers);
+          }
         }
-        const Ring used = at;
-        at.advance();
-        if (chunk + 1 < count) {
-          storage_.full[at.stage].wait(at.parity);
-          load_values(values, at.stage);
-        }
-        if constexpr (Outputs) storage_.output_empty[passed % output_buffers].wait((passed / output_buffers & 1) ^ 1);
-        ptx::wgmma_wait<Outputs ? 1 : 0>();
-        ptx::wgmma_pin(s);
-        this->pack_words(operand, s);
-        ptx::wgmma_pin(operand);  // packed before the wait for O
-        ptx::wgmma_wait<0>();
-        storage_.empty[used.stage].arrive();  // every lane for what it has read
-        if constexpr (Outputs) {
-          ptx::wgmma_pin(o);
-          pass_output(o, passed % output_buffers);
-        }
-        if (checkpoints) this->store_checkpoint(s, chunk);
+        if (checkpoints) this->store_checkpoint(s, chunk - 1);
       }
       if constexpr (one_walk) {
         this->store_state(s, this->state_after(), this->width());
