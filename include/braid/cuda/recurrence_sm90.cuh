@@ -152,24 +152,28 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     Values values(*this);
     Flags flags(*this);
     Ring last;
-    for (int chunk = 0; chunk < max(count, 1); ++chunk) {
-      if (chunk == count / 2) halfway();
-      if (count == 0) break;
-      if (flags.used()) flags.wait_for_record(*this, chunk, count);
-      storage_.empty[at.stage].wait(at.parity ^ 1);
-      const std::byte* from = flags.used() ? args_.records + flags.place(chunk) * layout.bytes() : records + chunk * static_cast<Index>(layout.bytes());
-      ptx::Barrier& full = storage_.full[at.stage];
-      if (lane_ == 0) {
-        full.arrive_expect(layout.bytes());
-        ptx::bulk_load(ptx::shared_address(storage_.record[at.stage]), from, layout.bytes(), full);
+    int chunk = 0;
+#pragma unroll 1
+    for (int part = 0; part < 2; ++part) {  // with the search outside, the loop's instructions stay together
+#pragma unroll 1
+      for (const int until = part == 0 ? count / 2 : count; chunk < until; ++chunk) {
+        if (flags.used()) flags.wait_for_record(*this, chunk, count);
+        storage_.empty[at.stage].wait(at.parity ^ 1);
+        const std::byte* from = flags.used() ? args_.records + flags.place(chunk) * layout.bytes() : records + chunk * static_cast<Index>(layout.bytes());
+        ptx::Barrier& full = storage_.full[at.stage];
+        if (lane_ == 0) {
+          full.arrive_expect(layout.bytes());
+          ptx::bulk_load(ptx::shared_address(storage_.record[at.stage]), from, layout.bytes(), full);
+        }
+        if constexpr (!Policy::values_apart) values.fetch(*this, chunk, at.stage);
+        if (args_.reuse_places && chunk > 0) {
+          storage_.full[last.stage].wait(last.parity);
+          flags.release(*this, chunk - 1);
+        }
+        last = at;
+        at.advance();
       }
-      if constexpr (!Policy::values_apart) values.fetch(*this, chunk, at.stage);
-      if (args_.reuse_places && chunk > 0) {
-        storage_.full[last.stage].wait(last.parity);
-        flags.release(*this, chunk - 1);
-      }
-      last = at;
-      at.advance();
+      if (part == 0) halfway();
     }
     if (args_.reuse_places && count > 0) {
       storage_.full[last.stage].wait(last.parity);
