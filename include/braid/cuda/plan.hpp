@@ -30,20 +30,21 @@ constexpr Index segment_tokens(Split split, Index tokens, Index sequences, Index
 
 /// Whether the preparation and the recurrence run at the same time, each on multiprocessors of its own (on one they only slow each other), and how:
 /// the blocks of the recurrence walk `columns` of the order of time (time_order.hpp) with `tiles` tiles of values each, beside `preparing` multiprocessors;
-/// no columns: one kernel after the other. Three of seven multiprocessors at most walk single tiles, 4 of 11 pairs of tiles: with more, the rest would prepare
-/// less than these can read. Nor is it good to prepare much faster than is read: records then pile up, and those that are due come late. A call with more
-/// walks than that shares them evenly, if its sequences are long enough on average that states, loaded and stored for each, do not matter.
+/// no columns: one kernel after the other. Three of seven multiprocessors at most walk single tiles, one of three pairs of tiles, or 4 of 11 where walks are
+/// short: with more, the rest would prepare less than these can read. A call with more walks than that shares them evenly, if its sequences are long enough on
+/// average that states, loaded and stored for each, do not matter.
 ///
-/// Records are written to memory and read again, 3106 bytes a token and head with all else, 32 tokens of 32 heads in 0.87 us on 132
-/// multiprocessors: 3.65e6 bytes a microsecond, which 0.875 of what memory could move must cover. Where it does not (H100, but not H200), places
-/// of records are used again.
+/// Places of records are used again, so that they stay in L2, for pairs of tiles. For single tiles, which read each record twice, only where memory
+/// would be too slow otherwise (H100, but not H200): records are written to it and read again, 3106 bytes a token and head with all else, 32 tokens of 32 heads
+/// in 0.87 us on 132 multiprocessors: 3.65e6 bytes a microsecond, which 0.875 of what memory could move must cover. Then it is no good to prepare
+/// much faster than is read: records pile up until there is no place, and those that are due come late.
 struct SideBySide {
   int tiles = 1;
   Index columns = 0, preparing = 0;
   bool soon = false;          ///< few enough columns, each of one walk, that what counts is when their next records come (PrepareSoon)
   bool counted = false;       ///< groups take their items from a counter; where the first record counts most, its `memset` would take too long
   bool reuse_places = false;
-  static constexpr Index most_columns = 64, long_walk = 384;  ///< long_walk: tokens
+  static constexpr Index most_columns = 64, long_walk = 384, short_walk = 4096;  ///< walks: tokens
   static constexpr Index most_places = 640;  ///< that stay in L2; 960 cost a tenth
   /// How many places records share, a multiple of `unit`.
   constexpr static Index places(Index unit) { return std::max<Index>(1, most_places / unit) * unit; }
@@ -55,13 +56,13 @@ struct SideBySide {
     const Index most = std::min(most_columns, walks);
     if (7 * walks * tiles <= 3 * multiprocessors) {
       const bool few = 16 * walks * tiles <= 5 * multiprocessors;
-      const Index enough = few ? std::max(6 * walks, 4 * multiprocessors / 11) : 3 * walks;
+      const Index enough = few ? std::max(6 * walks, 4 * multiprocessors / 11) : slow_memory ? 3 * walks : multiprocessors;
       return {1, most, std::min(enough, multiprocessors - most * tiles), few, !few, slow_memory};
     }
     if (tiles % 2 != 0) return {};
-    const Index columns = std::min(most, 4 * multiprocessors / (11 * pairs));
+    const Index columns = std::min(most, (tokens < short_walk * sequences ? 4 * multiprocessors / 11 : multiprocessors / 3) / pairs);
     if (columns < walks && tokens < long_walk * sequences) return {};
-    return {2, columns, multiprocessors - columns * pairs, columns == walks && 18 * columns * pairs <= 5 * multiprocessors, true, slow_memory};
+    return {2, columns, multiprocessors - columns * pairs, columns == walks && 18 * columns * pairs <= 5 * multiprocessors, true, true};
   }
 };
 
@@ -73,10 +74,11 @@ struct Card {
 inline constexpr Card h100{132, 3.35e6}, h200{132, 4.9e6};
 }  // namespace detail
 static_assert(SideBySide::make(detail::h200, 8192, 1, 20, 128).tiles == 1 && SideBySide::make(detail::h200, 8192, 1, 20, 128).soon);
-static_assert(SideBySide::make(detail::h200, 8192, 1, 24, 128).tiles == 1 && SideBySide::make(detail::h200, 8192, 1, 24, 128).preparing == 72);
+static_assert(SideBySide::make(detail::h100, 8192, 1, 24, 128).tiles == 1 && SideBySide::make(detail::h100, 8192, 1, 24, 128).preparing == 72);
+static_assert(SideBySide::make(detail::h200, 8192, 1, 24, 128).preparing == 84);
 static_assert(SideBySide::make(detail::h200, 8192, 1, 33, 128).tiles == 2 && SideBySide::make(detail::h200, 8192, 1, 33, 128).columns == 33);
-static_assert(SideBySide::make(detail::h200, 8192, 8, 96, 128).columns == 48 && SideBySide::make(detail::h200, 2048, 8, 96, 128).columns == 0);
-static_assert(!SideBySide::make(detail::h200, 8192, 1, 32, 128).reuse_places && SideBySide::make(detail::h100, 8192, 1, 32, 128).reuse_places);
+static_assert(SideBySide::make(detail::h200, 8192, 1, 96, 128).columns == 44 && SideBySide::make(detail::h200, 8192, 8, 96, 128).columns == 48 && SideBySide::make(detail::h200, 2048, 8, 96, 128).columns == 0);
+static_assert(!SideBySide::make(detail::h200, 8192, 1, 24, 128).reuse_places && SideBySide::make(detail::h200, 8192, 1, 32, 128).reuse_places);
 static_assert(SideBySide::make(detail::h100, 8192, 1, 57, 64).columns == 0);
 
 /// Sections of the workspace of `linear_attention`, in bytes from its start: the records, flags of each, maps and

@@ -221,6 +221,7 @@ template <class C, class P> class Preparation {
 
   /// Lets the recurrence start once all records are marked as not ready. Without flags it may start and wait for this kernel's end.
   __device__ __forceinline__ void let_recurrence_start(int number, int groups) {
+    bool speaks = true;  // for its block
     if constexpr (P::beside) {
       if (!P::helped && args_.taken == nullptr) {
         const int begin = number + (warp_ * 32 + lane_.index) * groups, step = P::warps * 32 * groups;
@@ -228,11 +229,12 @@ template <class C, class P> class Preparation {
           if (args_.order.position(item) < args_.order.positions())
             for (int reader = 0; reader < args_.readers; ++reader) flag(args_.order.position(item), reader) = ReadyFlag::none;
         for (int i = begin; i < args_.state_flags; i += step) flag(args_.order.positions(), i) = 0;
-        __threadfence();
-        __syncthreads();  // one thread's word for all of the block: the other groups must have cleared theirs
+        __syncthreads();  // all groups have cleared theirs
+        speaks = group_ == P::groups - 1 && is_planner();  // of the group that starts last: the fence takes 2 us
+        if (speaks) __threadfence();
       }
     }
-    ptx::launch_dependents();
+    if (speaks) ptx::launch_dependents();
     // Groups start one after the other, over the time of an item: the first records come soon, then as evenly as they are read, and not all groups
     // want the same units at once.
     if constexpr (P::beside) {

@@ -24,7 +24,7 @@ struct TimeOrder {
   constexpr static TimeOrder make(const Index* offsets, Index tokens, Index sequences, Index value_heads, Index columns) {
     const Index slots = cuda::slots(tokens, sequences), length = (slots * value_heads + columns - 1) / columns;
     const auto to_int = [](Index x) { return static_cast<int>(x); };
-    return {offsets, tokens, to_int(sequences), to_int(value_heads), to_int(slots), to_int(columns), to_int(length)};
+    return {sequences == 1 ? nullptr : offsets, tokens, to_int(sequences), to_int(value_heads), to_int(slots), to_int(columns), to_int(length)};
   }
   BRAID_FN constexpr int positions() const { return slots * value_heads; }
   BRAID_FN constexpr int items() const { return columns * length; }
