@@ -337,10 +337,13 @@ template <class C, class P> class Preparation {
     Word beta_bits = 0;
     if constexpr (C::Update::uses_beta)
       if (warp_ == 1 && lane_.index < item_.tokens) beta_bits = ptx::load_bits(args_.beta + row(args_.value_heads, item_.head, lane_.index));
-    bool free = false;  // asked here, used behind the barrier
+    bool free = false;  // asked here, used behind the barrier, as the gate's rate is
+    float log_rate = 0.f;
     int next = 0;
-    if constexpr (P::beside)
-      if (is_planner()) free = place_is_free();
+    if (is_planner()) {
+      if constexpr (decay == Decay::per_channel && raw_gate) log_rate = args_.A_log[item_.head];
+      if constexpr (P::beside) free = place_is_free();
+    }
     ptx::copy_wait<1>();
     __syncwarp();
     const Keys& keys = inputs_.keys;
@@ -395,7 +398,7 @@ template <class C, class P> class Preparation {
       if constexpr (P::beside) out.place = choose_place(free), out.zeros = item_.place.before >= 0 && !storage_.impatient;
       if constexpr (P::helped) tell_helper();
       else next = take_number(groups);
-      if constexpr (decay == Decay::per_channel) storage_.tokens.rate = rate();
+      if constexpr (decay == Decay::per_channel) storage_.tokens.rate = raw_gate ? __expf(log_rate) : 0.f;
     }
     barrier();
     return next;
