@@ -235,10 +235,9 @@ template <class C, class P> class Preparation {
       }
     }
     if (speaks) ptx::launch_dependents();
-    // Groups start one after the other, over the time of an item: the first records come soon, then as evenly as they are read, and not all groups
-    // want the same units at once.
+    // Groups start one after the other: the first records come soon, then as evenly as they are read, and not all groups want the same units at once.
     if constexpr (P::beside) {
-      const auto begin = clock64(), wait = static_cast<long long>(number) * P::item_clocks / groups;
+      const auto begin = clock64(), wait = static_cast<long long>(number) * P::spread_clocks / groups;
       while (clock64() - begin < wait) __nanosleep(100);
     }
   }
