@@ -92,14 +92,15 @@ template <class T, class Operand, int KeyDim> class RecurrenceFragments {
     if (args_.pass == Pass::summary) return (walk_->map ? args_.segment_maps : args_.segment_states) + state_offset(walk_->segment);
     return walk_->last && args_.final_state != nullptr ? args_.final_state + state_offset(walk_->sequence) : nullptr;
   }
-  __device__ __forceinline__ void load_state(float (&s)[KeyDim / 2], const float* from) const {
+  /// Accumulators [First, Last).
+  template <int First = 0, int Last = KeyDim / 2> __device__ __forceinline__ void load_state(float (&s)[KeyDim / 2], const float* from) const {
     if (from != nullptr) {
 #pragma unroll
-      for (int i = 0; i < KeyDim / 2; ++i) s[i] = from[state_step(i, width())];
+      for (int i = First; i < Last; ++i) s[i] = from[state_step(i, width())];
     } else {
       const bool map = walk_->map;
 #pragma unroll
-      for (int i = 0; i < KeyDim / 2; ++i) s[i] = map && key_of(i) == column_of(i) ? 1.f : 0.f;
+      for (int i = First; i < Last; ++i) s[i] = map && key_of(i) == column_of(i) ? 1.f : 0.f;
     }
   }
   /// Has the warp fetch the initial state of a walk's `Tiles` tiles into L2.
@@ -109,10 +110,10 @@ template <class T, class Operand, int KeyDim> class RecurrenceFragments {
     for (int i = lane_; i < KeyDim * lines; i += 32) ptx::prefetch(from + i / lines * args_.value_dim + i % lines * 32);
   }
   /// `width` of the walk.
-  __device__ __forceinline__ void store_state(const float (&s)[KeyDim / 2], float* to, int width) const {
+  template <int First = 0, int Last = KeyDim / 2> __device__ __forceinline__ void store_state(const float (&s)[KeyDim / 2], float* to, int width) const {
     if (to == nullptr) return;
 #pragma unroll
-    for (int i = 0; i < KeyDim / 2; ++i) to[state_step(i, width)] = s[i];
+    for (int i = First; i < Last; ++i) to[state_step(i, width)] = s[i];
   }
   __device__ __forceinline__ bool wants_checkpoints() const { return args_.checkpoints != nullptr && args_.pass != Pass::summary; }
   /// The chunk of the walk before which the next checkpoint is due, after `chunk`. The same for all lanes, as far as the compiler knows.
