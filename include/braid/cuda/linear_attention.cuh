@@ -17,7 +17,7 @@ namespace braid::cuda {
 /// gate and beta (T or float). N packed sequences, T tokens, H key heads, HV value heads (value head h reads key head h / (HV / H)).
 template <class T, class G = T> struct PrefillInputs {
   Index tokens = 0, heads = 0, value_heads = 0, key_dim = 0, value_dim = 0;
-  const Index* offsets = nullptr;  ///< [N + 1], device memory, from 0 ascending to T; null: one sequence
+  const Index* offsets = nullptr;  ///< [N + 1], device memory, from 0 ascending to T; null: one sequence. With N = 1, {0, T} is taken for granted
   Index sequences = 1;
   std::span<const Index> host_offsets = {};  ///< the same in host memory, optional: checked before the launch
 
