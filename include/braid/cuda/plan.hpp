@@ -44,7 +44,8 @@ struct SideBySide {
   bool soon = false;          ///< few enough columns, each of one walk, that what counts is when their next records come (PrepareSoon)
   bool counted = false;       ///< groups take their items from a counter; where the first record counts most, its `memset` would take too long
   bool reuse_places = false;
-  static constexpr Index most_columns = 64, long_walk = 384, short_walk = 4096;  ///< walks: tokens
+  static constexpr Index most_columns = 64;
+  static constexpr Index least_walk = 384, long_walk = 4096;  ///< average tokens of a sequence: that pay for sharing columns; that want fewer of them
   static constexpr Index most_places = 640;  ///< that stay in L2; 960 cost a tenth
   /// How many places records share, a multiple of `unit`.
   constexpr static Index places(Index unit) { return std::max<Index>(1, most_places / unit) * unit; }
@@ -60,8 +61,8 @@ struct SideBySide {
       return {1, most, std::min(enough, multiprocessors - most * tiles), few, !few, slow_memory};
     }
     if (tiles % 2 != 0) return {};
-    const Index columns = std::min(most, (tokens < short_walk * sequences ? 4 * multiprocessors / 11 : multiprocessors / 3) / pairs);
-    if (columns < walks && tokens < long_walk * sequences) return {};
+    const Index columns = std::min(most, (tokens < long_walk * sequences ? 4 * multiprocessors / 11 : multiprocessors / 3) / pairs);
+    if (columns < walks && tokens < least_walk * sequences) return {};
     return {2, columns, multiprocessors - columns * pairs, columns == walks && 18 * columns * pairs <= 5 * multiprocessors, true, true};
   }
 };

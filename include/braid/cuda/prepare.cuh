@@ -194,21 +194,18 @@ template <class C, class P> class Preparation {
   /// M and the strengths of an item are there, and the next item is found. The helper comes here when it has done with the item before, so what that has
   /// left may be written again.
   __device__ __forceinline__ void barrier_with_helper() const {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-    storage_.with_helper.arrive();  // a named barrier would do, but racecheck loses its way where a warp has two
-    storage_.with_helper.wait(turn_);
-#endif
+    if constexpr (ptx::copies_in_bulk) {
+      storage_.with_helper.arrive();  // a named barrier would do, but racecheck loses its way where a warp has two
+      storage_.with_helper.wait(turn_);
+    }
   }
   /// A group takes its next item once the current one has its place: while it waits for that, nobody else could prepare the next, and a column would wait.
   __device__ __forceinline__ void tell_helper() const {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-    if (is_planner()) storage_.placed.arrive();
-#endif
+    if constexpr (ptx::copies_in_bulk)
+      if (is_planner()) storage_.placed.arrive();
   }
   __device__ __forceinline__ void wait_for_place() const {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-    storage_.placed.wait(turn_);
-#endif
+    if constexpr (ptx::copies_in_bulk) storage_.placed.wait(turn_);
   }
   __device__ __forceinline__ void take_turn() {
     if constexpr (P::helped) turn_ ^= 1;
@@ -402,11 +399,9 @@ template <class C, class P> class Preparation {
     barrier();
     return next;
   }
-  __device__ __forceinline__ float rate() const { return raw_gate ? __expf(args_.A_log[item_.head]) : 0.f; }
-
   __device__ __forceinline__ void scalar_decays() {
     const int token = lane_.index;
-    const DecayFactor<typename C::Gate> factor(rate(), raw_gate ? args_.dt_bias[item_.head] : 0.f);
+    const DecayFactor<typename C::Gate> factor(raw_gate ? __expf(args_.A_log[item_.head]) : 0.f, raw_gate ? args_.dt_bias[item_.head] : 0.f);
     const float alpha = token < item_.tokens ? factor(ptx::to_float(args_.gate[row(args_.value_heads, item_.head, token)])) : 1.f;
     float prefix = alpha, suffix = __shfl_down_sync(0xFFFFFFFFu, alpha, 1);
     if (token == 31) suffix = 1.f;

@@ -116,14 +116,16 @@ template <class T, class Operand, int KeyDim> class RecurrenceFragments {
     for (int i = First; i < Last; ++i) to[state_step(i, width)] = s[i];
   }
   __device__ __forceinline__ bool wants_checkpoints() const { return args_.checkpoints != nullptr && args_.pass != Pass::summary; }
+  /// Chunks of the sequence before a chunk of the walk.
+  __device__ __forceinline__ Index chunks_before(int chunk) const { return (walk_->begin - walk_->sequence_begin) / chunk_tokens + chunk; }
   /// The chunk of the walk before which the next checkpoint is due, after `chunk`. The same for all lanes, as far as the compiler knows.
   __device__ __forceinline__ int next_checkpoint(int chunk) const {
-    const Index every = args_.checkpoint_chunks, done = (walk_->begin - walk_->sequence_begin) / chunk_tokens + chunk;
-    return static_cast<int>(__reduce_max_sync(~0u, static_cast<unsigned>(chunk + every - done % every)));
+    const Index every = args_.checkpoint_chunks;
+    return static_cast<int>(__reduce_max_sync(~0u, static_cast<unsigned>(chunk + every - chunks_before(chunk) % every)));
   }
   __device__ __forceinline__ void store_checkpoint(const float (&s)[KeyDim / 2], int chunk) const {
     if (tokens_in(chunk) < chunk_tokens) return;
-    const Index every = args_.checkpoint_chunks, done = (walk_->begin - walk_->sequence_begin) / chunk_tokens + chunk + 1;
+    const Index every = args_.checkpoint_chunks, done = chunks_before(chunk) + 1;
     if (done % every == 0) store_state(s, args_.checkpoints + state_offset(walk_->sequence_begin / (every * chunk_tokens) + done / every - 1), width());
   }
 

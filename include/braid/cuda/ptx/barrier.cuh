@@ -64,14 +64,10 @@ __device__ __forceinline__ void fence_async_global() { asm volatile("fence.proxy
 /// Programmatic dependent launch: lets the next kernel of the stream start its blocks; waits for the previous kernel's memory. Before sm_90 kernels follow
 /// one another anyway.
 __device__ __forceinline__ void launch_dependents() {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
+  if constexpr (copies_in_bulk) asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
 __device__ __forceinline__ void wait_for_previous_grid() {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
+  if constexpr (copies_in_bulk) asm volatile("griddepcontrol.wait;" ::: "memory");
 }
 
 }  // namespace braid::cuda::ptx
