@@ -47,6 +47,21 @@ TEST_CASE("the order of time: every chunk of every head once, columns as long as
   }
 }
 
+TEST_CASE("the order of time of one sequence: its offsets are not read") {
+  const std::vector<Index> never{500, -1};
+  for (int columns : {1, 2, 3}) {
+    const auto order = cuda::TimeOrder::make(never.data(), 100, 1, 3, columns), plain = cuda::TimeOrder::make(nullptr, 100, 1, 3, columns);
+    Index tokens = 0;
+    for (int position = 0; position < order.positions(); ++position) {
+      const cuda::TimeOrder::Piece piece = order.piece(position), same = plain.piece(position);
+      CHECK(piece.token(position) == same.token(position));
+      CHECK(piece.tokens(position) == same.tokens(position));
+      tokens += piece.tokens(position);
+    }
+    CHECK(tokens == 3 * 100);
+  }
+}
+
 TEST_CASE("places: a record goes where no other is still to be read; with a multiple of the columns, only its own column's can keep it waiting") {
   struct Case {
     int tokens, heads, columns, places;
