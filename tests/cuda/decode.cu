@@ -94,6 +94,14 @@ Errors check(Shape shape, Index tokens, Index sequences, Kind kind, GateForm for
   return e;
 }
 
+/// Lets the next kernel start at once, and writes a tenth of a millisecond later.
+__global__ void write_late(int* to, const int* from, int count) {
+  cuda::ptx::launch_dependents();
+  const auto begin = clock64();
+  while (clock64() - begin < 200000) {}
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += 32) to[i] = from[i];
+}
+
 }  // namespace
 
 TEST_CASE("KDA, raw inputs, both gates: every kind of input, head counts, value groups") {
@@ -242,6 +250,20 @@ TEST_CASE("the bits of a sequence are the same alone, in a small batch and in a 
     const auto s = all.gathered(), t = some.gathered();
     CHECK(std::memcmp(s.data() + n * all.slot_size(), t.data() + n * all.slot_size(), all.slot_size() * 4) == 0);
   }
+}
+
+TEST_CASE("what the kernel before writes last is seen, and blocks start before it has ended") {
+  if (!gpu()) return;
+  const Problem p = make_problem({std::vector<Index>(6, 1), 32, 32, 128, 128}, Kind::random, Decay::per_channel, GateForm::softplus);
+  Call<SoftplusGate, DeltaRule, bf16, bf16> call(p, 1), late(p, 1);
+  call.run();
+  DeviceArray<int> slots(late.slots.size());
+  cuda_ok(cudaMemcpy(slots, late.slots, slots.bytes(), cudaMemcpyDeviceToDevice), "cudaMemcpy");
+  late.slots.poison();  // -1: skipped
+  write_late<<<1, 32>>>(late.slots.data(), slots.data(), static_cast<int>(slots.size()));
+  late.run();
+  CHECK(same_bits(call.o.raw(), late.o.raw()));
+  CHECK(same_bits(call.states.raw(), late.states.raw()));
 }
 
 TEST_CASE("bad input is refused before any launch") {

@@ -3,6 +3,7 @@
 
 #include <braid/cuda/check.cuh>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <mutex>
@@ -52,6 +53,40 @@ template <auto Kernel> void allow_shared(int bytes) {
   check(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "cuda device");
   check(cudaFuncSetAttribute(Kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared), "cuda device");
   here.store(true, std::memory_order_relaxed);
+}
+
+/// What a program holds of a kernel for a device, zeros if nothing: registers of a thread, and the architecture it was compiled for (90 for sm_90).
+struct Code {
+  int registers = 0, architecture = 0;
+};
+/// Read once on each device.
+template <auto Kernel> const Code& code_of(const Device& device) {
+  static std::array<Code, most_devices> code;
+  static std::array<std::once_flag, most_devices> read;
+  const auto at = static_cast<std::size_t>(device.index);
+  std::call_once(read[at], [&] {
+    cudaFuncAttributes attributes{};
+    if (cudaFuncGetAttributes(&attributes, Kernel) == cudaSuccess) code[at] = {attributes.numRegs, std::min(attributes.ptxVersion, attributes.binaryVersion)};
+    else cudaGetLastError();
+  });
+  return code[at];
+}
+
+/// Launches with `shared` bytes of dynamic shared memory. `overlap`: the blocks may start while the previous kernel of the stream drains, and wait for it
+/// themselves (ptx::wait_for_previous_grid), which takes code for sm_90.
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 blocks, int threads, int shared, bool overlap, cudaStream_t stream, const Arguments&... arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = blocks;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(shared);
+  config.stream = stream;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = overlap ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kernel, arguments...), "cuda launch");
 }
 
 }  // namespace detail

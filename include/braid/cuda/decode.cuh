@@ -94,22 +94,23 @@ inline constexpr DecodePolicy many_states{64, 8};
 inline constexpr Index few_states_limit = 128;  ///< (sequence, head) pairs
 
 template <class Gate, class Update, int K, int V, int Columns, int Warps, bool Many, class T, class G>
-void launch_decode_kernel(cudaStream_t stream, const DecodeParams<T, G>& params) {
+void launch_decode_kernel(const Device& device, cudaStream_t stream, const DecodeParams<T, G>& params) {
+  constexpr auto kernel = &decode_kernel<Gate, Update, T, G, K, V, Columns, Warps, Many>;
+  const bool overlap = DecodePolicy{Columns, Warps}.overlaps() && code_of<kernel>(device).architecture >= 90;
   const dim3 grid(static_cast<unsigned>(params.value_heads * (V / Columns)), static_cast<unsigned>(params.sequences));
-  decode_kernel<Gate, Update, T, G, K, V, Columns, Warps, Many><<<grid, 32 * Warps, 0, stream>>>(params);
-  check(cudaGetLastError(), "cuda::decode");
+  launch(kernel, grid, 32 * Warps, 0, overlap, stream, params);
 }
 
 template <class Gate, class Update, int K, int V, class T, class G>
-void launch_decode(cudaStream_t stream, const DecodeInputs<T, G>& in, const DecodeOutputs<T>& out) {
+void launch_decode(const Device& device, cudaStream_t stream, const DecodeInputs<T, G>& in, const DecodeOutputs<T>& out) {
   auto to_int = [](Index x) { return static_cast<int>(x); };
   const DecodeParams<T, G> params{in.q, in.k, in.v, in.gate, in.beta, in.a, in.b, in.A_log, in.dt_bias, out.o, out.states, in.slots,
                                   in.replay, in.accepted, out.journal, to_int(in.sequences), to_int(in.tokens), to_int(in.heads),
                                   to_int(in.value_heads), to_int(in.slot_count), in.scale, in.normalize, in.beta_logit};
   constexpr DecodePolicy few = few_states(K), many = many_states;
-  if (in.tokens > 1 || in.replay || out.journal) launch_decode_kernel<Gate, Update, K, V, many.columns, many.warps, true>(stream, params);
-  else if (in.sequences * in.value_heads <= few_states_limit) launch_decode_kernel<Gate, Update, K, V, few.columns, few.warps, false>(stream, params);
-  else launch_decode_kernel<Gate, Update, K, V, many.columns, many.warps, false>(stream, params);
+  if (in.tokens > 1 || in.replay || out.journal) launch_decode_kernel<Gate, Update, K, V, many.columns, many.warps, true>(device, stream, params);
+  else if (in.sequences * in.value_heads <= few_states_limit) launch_decode_kernel<Gate, Update, K, V, few.columns, few.warps, false>(device, stream, params);
+  else launch_decode_kernel<Gate, Update, K, V, many.columns, many.warps, false>(device, stream, params);
 }
 
 }  // namespace detail
@@ -118,13 +119,13 @@ void launch_decode(cudaStream_t stream, const DecodeInputs<T, G>& in, const Deco
 /// on the others. Throws Error, before any launch, for arguments it cannot take.
 template <class Gate, class Update, class T, class G>
 void decode(cudaStream_t stream, const DecodeInputs<T, G>& in, const DecodeOutputs<T>& out) {
-  current_device();  // throws below compute capability 8.0
+  const Device& device = current_device();
   if (in.sequences == 0) return;
   detail::check_decode<Gate, Update>(in, out);
-  if (in.key_dim == 128 && in.value_dim == 128) detail::launch_decode<Gate, Update, 128, 128>(stream, in, out);
-  else if (in.key_dim == 128) detail::launch_decode<Gate, Update, 128, 64>(stream, in, out);
-  else if (in.value_dim == 128) detail::launch_decode<Gate, Update, 64, 128>(stream, in, out);
-  else detail::launch_decode<Gate, Update, 64, 64>(stream, in, out);
+  if (in.key_dim == 128 && in.value_dim == 128) detail::launch_decode<Gate, Update, 128, 128>(device, stream, in, out);
+  else if (in.key_dim == 128) detail::launch_decode<Gate, Update, 128, 64>(device, stream, in, out);
+  else if (in.value_dim == 128) detail::launch_decode<Gate, Update, 64, 128>(device, stream, in, out);
+  else detail::launch_decode<Gate, Update, 64, 64>(device, stream, in, out);
 }
 
 }  // namespace braid::cuda

@@ -14,6 +14,8 @@
 #include <braid/core/types.hpp>
 #include <braid/core/update.hpp>
 #include <braid/cuda/convert.cuh>
+#include <braid/cuda/ptx/barrier.cuh>
+#include <braid/cuda/ptx/memory.cuh>
 
 namespace braid::cuda {
 
@@ -28,6 +30,9 @@ namespace detail {
 struct DecodePolicy {
   int columns = 32;  ///< value columns of a block: 16, 32, 64 or 128
   int warps = 4;     ///< they share the keys
+  /// Whether blocks start while the previous kernel of the stream drains, and have their part of the state fetched meanwhile: in whole lines, and not for
+  /// few states, where waiting for that kernel takes longer than a launch.
+  BRAID_FN constexpr bool overlaps() const { return columns % 32 == 0; }
   bool operator==(const DecodePolicy&) const = default;
 };
 
@@ -307,7 +312,19 @@ template <class Gate, class Update, class T, class G, int K, int V, DecodePolicy
     __syncwarp();
   }
 
+  /// Has the block's part of the state fetched into L2: slots may still be changing, but nothing depends on them here.
+  __device__ __forceinline__ void prefetch() const {
+    constexpr int lines = P.columns * 4 / 128;  // of a key
+    if (const float* from = state())
+      for (int i = threadIdx.x; i < K * lines; i += threads) ptx::prefetch(from + i / lines * V + column + i % lines * 32);
+  }
+
   __device__ __forceinline__ void run() {
+    if constexpr (P.overlaps()) {
+      ptx::launch_dependents();
+      prefetch();
+      ptx::wait_for_previous_grid();
+    }
     Inputs in = fetch(0);
     float* const at = state();
     if (at == nullptr) return;

@@ -125,34 +125,7 @@ void check_prefill(const PrefillInputs<T, G>& in, const PrefillOutputs<T>& out, 
 }
 
 /// True if the program holds sm_90a code for this kernel and this device. Built for other targets its body is empty and needs hardly any register.
-template <auto Kernel> bool has_hopper_code(const Device& device) {
-  enum : signed char { unknown, no, yes };
-  static std::array<std::atomic<signed char>, most_devices> known{};
-  std::atomic<signed char>& here = known[static_cast<std::size_t>(device.index)];
-  if (here.load(std::memory_order_relaxed) == unknown) {
-    cudaFuncAttributes attributes{};
-    here.store(cudaFuncGetAttributes(&attributes, Kernel) == cudaSuccess && attributes.numRegs >= 64 ? yes : no, std::memory_order_relaxed);
-    cudaGetLastError();
-  }
-  return here.load(std::memory_order_relaxed) == yes;
-}
-
-/// Launches with `shared` bytes of dynamic shared memory; `overlap`: the blocks may start while the previous kernel of the stream drains.
-template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), unsigned blocks, int threads, int shared, bool overlap, cudaStream_t stream,
-            const Arguments&... arguments) {
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(blocks);
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = static_cast<std::size_t>(shared);
-  config.stream = stream;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = overlap ? 1 : 0;
-  check(cudaLaunchKernelEx(&config, kernel, arguments...), "cuda::linear_attention");
-}
+template <auto Kernel> bool has_hopper_code(const Device& device) { return code_of<Kernel>(device).registers >= 64; }
 
 template <class T, class G>
 RecurrenceArguments<T> recurrence_arguments(const PrefillInputs<T, G>& in, const PrefillOutputs<T>& out, const void* records) {
