@@ -266,6 +266,38 @@ TEST_CASE("what the kernel before writes last is seen, and blocks start before i
   CHECK(same_bits(call.states.raw(), late.states.raw()));
 }
 
+TEST_CASE("a graph may have it behind two branches") {
+  if (!gpu()) return;
+  const Problem p = make_problem({std::vector<Index>(6, 1), 32, 32, 128, 128}, Kind::random, Decay::per_channel, GateForm::softplus);
+  Call<SoftplusGate, DeltaRule, bf16, bf16> call(p, 1), late(p, 1);
+  call.run();
+  const int half = static_cast<int>(late.slots.size() / 2), rest = static_cast<int>(late.slots.size()) - half;
+  cudaStream_t main, side;
+  cudaEvent_t fork, join;
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  cuda_ok(cudaStreamCreate(&main), "stream"), cuda_ok(cudaStreamCreate(&side), "stream");
+  cuda_ok(cudaEventCreate(&fork), "event"), cuda_ok(cudaEventCreate(&join), "event");
+  cuda_ok(cudaStreamBeginCapture(main, cudaStreamCaptureModeThreadLocal), "capture");
+  cuda_ok(cudaEventRecord(fork, main), "fork"), cuda_ok(cudaStreamWaitEvent(side, fork), "fork");
+  write_late<<<1, 32, 0, side>>>(late.slots + half, call.slots + half, rest);
+  write_late<<<1, 32, 0, main>>>(late.slots.data(), call.slots.data(), half);
+  cuda_ok(cudaEventRecord(join, side), "join"), cuda_ok(cudaStreamWaitEvent(main, join), "join");
+  cuda::decode<SoftplusGate, DeltaRule>(main, late.inputs(), late.outputs());
+  cuda_ok(cudaStreamEndCapture(main, &graph), "capture");
+  cuda_ok(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
+  for (int i = 0; i < 2; ++i) {
+    late.slots.poison(), late.o.poison();
+    late.states.upload(late.scatter(p.initial_state));
+    cuda_ok(cudaGraphLaunch(exec, main), "launch");
+    cuda_ok(cudaDeviceSynchronize(), "graph");
+    CHECK(same_bits(call.o.raw(), late.o.raw()));
+    CHECK(same_bits(call.states.raw(), late.states.raw()));
+  }
+  cudaGraphExecDestroy(exec), cudaGraphDestroy(graph);
+  cudaEventDestroy(fork), cudaEventDestroy(join), cudaStreamDestroy(main), cudaStreamDestroy(side);
+}
+
 TEST_CASE("bad input is refused before any launch") {
   using Inputs = cuda::DecodeInputs<bf16>;
   static float backing[1024];
