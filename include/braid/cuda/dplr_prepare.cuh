@@ -184,7 +184,7 @@ template <class C, bool Keys> class DplrPreparation {
         for (int i = 0; i < 4; ++i) prefix[s][i] = head_alpha[s];
         if constexpr (per_channel) {
           float raw[4];
-          unpack<G>(raw, rows.gate[s]);
+          ptx::unpack<G>(raw, rows.gate[s]);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const DecayFactor<Gate> alpha(rate, bias[i]);
@@ -209,23 +209,15 @@ template <class C, bool Keys> class DplrPreparation {
   __device__ __forceinline__ int x_stride() const { return Keys ? key_stride_ : value_stride_; }
 
   /// Four channels of the lane's token of slot s, which must be there, as they lie in memory.
-  template <class E> using Four = std::conditional_t<sizeof(E) == 4, uint4, uint2>;
-  template <class E> __device__ __forceinline__ Four<E> four(const E* base, int stride, int step, int s) const {
+  template <class E> __device__ __forceinline__ ptx::Four<E> four(const E* base, int stride, int step, int s) const {
     const E* row = base + (8 * s + lane_.r) * stride + 16 * step + 4 * lane_.c;
     if constexpr (sizeof(E) == 4) return ptx::load_row16(row);
     else return ptx::load_row8(row);
   }
-  template <class E> __device__ __forceinline__ static void unpack(float (&out)[4], const Four<E>& x) {
-    if constexpr (sizeof(E) == 4) {
-      out[0] = __uint_as_float(x.x), out[1] = __uint_as_float(x.y), out[2] = __uint_as_float(x.z), out[3] = __uint_as_float(x.w);
-    } else {
-      out[0] = ptx::low<E>(x.x), out[1] = ptx::high<E>(x.x), out[2] = ptx::low<E>(x.y), out[3] = ptx::high<E>(x.y);
-    }
-  }
   /// What a step reads, on its way while the step before is worked on; zeros past the end.
   struct Rows {
     uint2 q[4], b[4], x[4];
-    Four<G> gate[per_channel ? 4 : 1];
+    ptx::Four<G> gate[per_channel ? 4 : 1];
     __device__ __forceinline__ void fetch(const DplrPreparation& from, int step) {
 #pragma unroll
       for (int s = 0; s < 4; ++s) {
@@ -240,7 +232,7 @@ template <class C, bool Keys> class DplrPreparation {
   };
   __device__ __forceinline__ static void operand(Quad& out, const uint2& raw, float factor) {
     float x[4];
-    unpack<T>(x, raw);
+    ptx::unpack<T>(x, raw);
 #pragma unroll
     for (int i = 0; i < 4; ++i) x[i] *= factor;
     out = pack_quad<Operand>(x);
@@ -254,8 +246,8 @@ template <class C, bool Keys> class DplrPreparation {
 #pragma unroll
       for (int step = 0; step < K / 16; ++step) {
         float q[4], x[4];
-        unpack<T>(q, valid(s) ? four(q_, key_stride_, step, s) : uint2{});
-        unpack<T>(x, valid(s) ? four(x_, x_stride(), step, s) : uint2{});
+        ptx::unpack<T>(q, valid(s) ? four(q_, key_stride_, step, s) : uint2{});
+        ptx::unpack<T>(x, valid(s) ? four(x_, x_stride(), step, s) : uint2{});
 #pragma unroll
         for (int i = 0; i < 4; ++i) qq = fmaf(q[i], q[i], qq), xx = fmaf(x[i], x[i], xx), qx = fmaf(q[i], x[i], qx);
       }

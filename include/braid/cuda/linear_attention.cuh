@@ -134,10 +134,11 @@ RecurrenceArguments<T> recurrence_arguments(const PrefillInputs<T, G>& in, const
   args.v = in.v, args.o = out.o;
   args.initial_state = in.initial_state, args.final_state = out.final_state;
   args.checkpoints = out.checkpoints, args.checkpoint_chunks = static_cast<int>(out.checkpoint_interval / chunk_tokens);
-  args.offsets = in.offsets, args.tokens = in.tokens, args.sequences = static_cast<int>(in.sequences);
+  args.tokens = in.tokens, args.sequences = static_cast<int>(in.sequences);
   args.value_heads = static_cast<int>(in.value_heads), args.value_dim = static_cast<int>(in.value_dim);
   args.scale = in.scale;
   args.order = TimeOrder::make(in.offsets, in.tokens, in.sequences, in.value_heads, in.value_heads);
+  args.offsets = args.order.offsets;
   return args;
 }
 

@@ -47,18 +47,12 @@ template <class C, class P> class Preparation {
       for (int i = 0; i < pieces; ++i, from += step) ptx::copy16_async<P::beside>(to + i * rows * row_bytes, from, first + i * rows < tokens, policy);
     }
     /// Four channels (16 step + 4c ..) of token 8s + r.
-    __device__ __forceinline__ auto read(const Lane& lane, int s, int step) const {
-      using Four = std::conditional_t<sizeof(E) == 4, float4, uint2>;
+    __device__ __forceinline__ ptx::Four<E> read(const Lane& lane, int s, int step) const {
       const unsigned char* const first = data + offset(lane.r, (16 * step + 4 * lane.c) * static_cast<int>(sizeof(E)));
-      return *reinterpret_cast<const Four*>(first + 8 * s * row_bytes);  // eight rows further on the swizzle is the same
+      return *reinterpret_cast<const ptx::Four<E>*>(first + 8 * s * row_bytes);  // eight rows further on the swizzle is the same
     }
     __device__ __forceinline__ void read(float (&x)[4], const Lane& lane, int s, int step) const {
-      const auto four = read(lane, s, step);
-      if constexpr (sizeof(E) == 4) {
-        x[0] = four.x, x[1] = four.y, x[2] = four.z, x[3] = four.w;
-      } else {
-        x[0] = ptx::low<E>(four.x), x[1] = ptx::high<E>(four.x), x[2] = ptx::low<E>(four.y), x[3] = ptx::high<E>(four.y);
-      }
+      ptx::unpack<E>(x, read(lane, s, step));
     }
   };
   struct Keys {

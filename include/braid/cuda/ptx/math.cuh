@@ -60,6 +60,16 @@ template <class T> __device__ __forceinline__ float high(Word word) {
   else return __uint_as_float(word & 0xFFFF0000u);
 }
 
+/// Four values of T as they lie in memory.
+template <class T> using Four = std::conditional_t<sizeof(T) == 4, uint4, uint2>;
+template <class T> __device__ __forceinline__ void unpack(float (&out)[4], const Four<T>& x) {
+  if constexpr (sizeof(T) == 4) {
+    out[0] = __uint_as_float(x.x), out[1] = __uint_as_float(x.y), out[2] = __uint_as_float(x.z), out[3] = __uint_as_float(x.w);
+  } else {
+    out[0] = low<T>(x.x), out[1] = high<T>(x.x), out[2] = low<T>(x.y), out[3] = high<T>(x.y);
+  }
+}
+
 /// Elementwise product of two pairs, subnormals kept.
 template <class Operand> __device__ __forceinline__ Word multiply(Word x, Word y) {
   Word z;
