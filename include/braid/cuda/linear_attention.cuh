@@ -224,7 +224,7 @@ void run_prefill(const Device& device, cudaStream_t stream, const PrefillInputs<
     if (!hopper) launch_portable_recurrence<T, Operand, KeyDim, kind>(pass, units, stream);
     else if (together ? beside.tiles == 1 : tiles <= device.multiprocessors)
       launch_hopper_recurrence<T, Operand, KeyDim, kind, HopperPolicy<1, 5, 1>>(pass, units, stream);
-    else if (in.value_dim % (2 * value_tile) == 0) launch_hopper_recurrence<T, Operand, KeyDim, kind, HopperPolicy<2, 5, 1>>(pass, units, stream);
+    else if (in.value_dim % (2 * value_tile) == 0 && (together || in.tokens > short_walk * in.sequences)) launch_hopper_recurrence<T, Operand, KeyDim, kind, HopperPolicy<2, 5, 1>>(pass, units, stream);
     else launch_hopper_recurrence<T, Operand, KeyDim, kind, HopperPolicy<1, 3, 2>>(pass, units, stream);
   };
   if (segments) run_segments<KeyDim>(args, plan, base, hopper, stream, recur);
