@@ -65,16 +65,24 @@ struct Walk {
 template <class T> BRAID_FN int blocks_of_head(const RecurrenceArguments<T>& args, int key_dim, int tiles) {
   return (args.value_dim + (args.pass == Pass::summary ? key_dim : 0)) / value_tile / tiles;
 }
-/// Block b of the grid: the b % n -th of the n blocks of head b / n % HV of sequence or segment b / n / HV.
-template <class T> BRAID_FN Walk find_walk(const RecurrenceArguments<T>& args, Index block, int key_dim, int tiles) {
-  const int value_tiles = args.value_dim / value_tile, blocks = blocks_of_head(args, key_dim, tiles);
+/// What is known without looking at offsets: tile and head, and the sequence, or the segment, of block b of the grid: the b % n -th of the n blocks of head b / n % HV
+/// of sequence or segment b / n / HV.
+template <class T> BRAID_FN Walk place_walk(const RecurrenceArguments<T>& args, Index block, int key_dim, int tiles) {
+  const int blocks = blocks_of_head(args, key_dim, tiles);
   const Index pair = block / blocks, unit = pair / args.value_heads;
   Walk walk;
   walk.tile = static_cast<int>(block % blocks) * tiles;
   walk.head = static_cast<int>(pair % args.value_heads);
+  walk.segment = unit;
+  if (args.pass == Pass::whole) walk.sequence = static_cast<int>(unit);
+  return walk;
+}
+/// The walk of block b of the grid.
+template <class T> BRAID_FN Walk find_walk(const RecurrenceArguments<T>& args, Index block, int key_dim, int tiles) {
+  Walk walk = place_walk(args, block, key_dim, tiles);
+  const Index unit = walk.segment;
   if (args.pass == Pass::whole) {
     walk.active = true;
-    walk.sequence = static_cast<int>(unit);
     walk.sequence_begin = walk.begin = args.offsets == nullptr ? 0 : args.offsets[unit];
     walk.length = (args.offsets == nullptr ? args.tokens : args.offsets[unit + 1]) - walk.begin;
     walk.record = args.order.position(first_slot(walk.begin, unit), walk.head);
@@ -83,12 +91,12 @@ template <class T> BRAID_FN Walk find_walk(const RecurrenceArguments<T>& args, I
   const Unit at = find_unit(args.offsets, args.tokens, args.sequences, args.segment_tokens, unit);
   walk.sequence = at.sequence;
   walk.sequence_begin = at.begin;
-  walk.segment = unit;
   walk.begin = at.begin + at.number * args.segment_tokens;
   walk.first = at.number == 0;
   walk.last = walk.begin + args.segment_tokens >= at.end;
   walk.length = walk.last ? at.end - walk.begin : args.segment_tokens;
   walk.record = args.order.position(first_slot(at.begin, at.sequence) + at.number * args.segment_tokens / chunk_tokens, walk.head);
+  const int value_tiles = args.value_dim / value_tile;
   walk.map = walk.tile >= value_tiles;
   if (walk.map) walk.tile -= value_tiles;
   walk.active = (walk.first || walk.length > 0) && !(args.pass == Pass::summary && (walk.last || (walk.first && walk.map)));

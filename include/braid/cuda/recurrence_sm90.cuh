@@ -127,6 +127,9 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
   };
   /// Finds the walks of the block and fetches their records; each walk is found and announced halfway through the one before.
   __device__ __forceinline__ void fetch_walks() {
+    if constexpr (one_walk)  // walks may be short: their state is on its way while the offsets are read
+      if (args_.pass == Pass::whole && args_.initial_state != nullptr)
+        this->template prefetch_state<Policy::tiles>(place_walk(args_, blockIdx.x, KeyDim, Policy::tiles));
     if (!beside()) ptx::wait_for_previous_grid();
     Search search(*this);
     Ring at;
