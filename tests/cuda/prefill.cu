@@ -446,7 +446,7 @@ TEST_CASE("each kernel once, small: the case for compute-sanitizer") {
   check<Bounded, DeltaRule, bf16, bf16>({{97}, 30, 30, 128, 128}, Kind::random, GateForm::bounded, "two tiles, beside", {Path::automatic});
   check<Bounded, DeltaRule, bf16, bf16>({{97}, 24, 24, 128, 128}, Kind::random, GateForm::bounded, "one tile, beside, counted", {Path::automatic});
   check<Bounded, DeltaRule, bf16, bf16>({{33, 40}, 34, 34, 128, 128}, Kind::random, GateForm::bounded, "one tile of two blocks, after", {Path::automatic});
-  check<Bounded, DeltaRule, bf16, bf16>({{97, 180}, 34, 34, 128, 128}, Kind::random, GateForm::bounded, "two tiles, after", {Path::automatic});
+  check<Bounded, DeltaRule, bf16, bf16>({{97, 430}, 34, 34, 128, 128}, Kind::random, GateForm::bounded, "two tiles, after", {Path::automatic});
   for (double memory : {3.35e6, 4.9e6}) {
     const Problem p = make_problem({{33, 780}, 30, 30, 64, 128}, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 69, round_bf16);
     Prefill<Bounded, DeltaRule, bf16, bf16> call(p), one(cut(p, 0, 33, {p.initial_state.begin(), p.initial_state.begin() + 30 * p.state_size()}));

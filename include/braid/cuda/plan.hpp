@@ -69,7 +69,7 @@ struct SideBySide {
 
 /// Average tokens of a sequence up to which walks after the preparation share a multiprocessor as two blocks of a tile each, of which one loads and stores
 /// states while the other walks. Longer ones are walked in pairs of tiles, which read a record once.
-inline constexpr Index short_walk = 128;
+inline constexpr Index short_walk = 256;
 
 namespace detail {
 struct Card {
