@@ -116,7 +116,8 @@ void launch_decode(const Device& device, cudaStream_t stream, const DecodeInputs
 }  // namespace detail
 
 /// Advances each sequence's state by its tokens and reads it, one launch, no workspace. Deterministic; a sequence's bits do not depend
-/// on the others. Throws Error, before any launch, for arguments it cannot take.
+/// on the others. Throws Error, before any launch, for arguments it cannot take. Ordered in its stream like any launch; on sm_90 a kernel behind it that is
+/// launched as a programmatic dependent may start early, and waits for it itself (griddepcontrol.wait).
 template <class Gate, class Update, class T, class G>
 void decode(cudaStream_t stream, const DecodeInputs<T, G>& in, const DecodeOutputs<T>& out) {
   const Device& device = current_device();
