@@ -221,10 +221,11 @@ void run_prefill(const Device& device, cudaStream_t stream, const PrefillInputs<
   const auto recur = [&](const RecurrenceArguments<T>& pass, Index units) {
     const Index walked = pass.pass == Pass::summary ? units - in.sequences : units;  // no last segment needs a summary
     const Index tiles = walked * pass.value_heads * blocks_of_head(pass, KeyDim, 1);
+    const bool in_pairs = in.value_dim % (2 * value_tile) == 0 && (together || in.tokens > short_walk * in.sequences);
     if (!hopper) launch_portable_recurrence<T, Operand, KeyDim, kind>(pass, units, stream);
     else if (together ? beside.tiles == 1 : tiles <= device.multiprocessors)
       launch_hopper_recurrence<T, Operand, KeyDim, kind, HopperPolicy<1, 5, 1>>(pass, units, stream);
-    else if (in.value_dim % (2 * value_tile) == 0 && (together || in.tokens > short_walk * in.sequences)) launch_hopper_recurrence<T, Operand, KeyDim, kind, HopperPolicy<2, 5, 1>>(pass, units, stream);
+    else if (in_pairs) launch_hopper_recurrence<T, Operand, KeyDim, kind, HopperPolicy<2, 5, 1>>(pass, units, stream);
     else launch_hopper_recurrence<T, Operand, KeyDim, kind, HopperPolicy<1, 3, 2>>(pass, units, stream);
   };
   if (segments) run_segments<KeyDim>(args, plan, base, hopper, stream, recur);

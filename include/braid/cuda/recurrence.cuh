@@ -221,8 +221,7 @@ void launch_recurrence(const RecurrenceArguments<T>& args, Index units, cudaStre
   constexpr int shared = sizeof(typename Body::Storage);
   const Index blocks = units * args.value_heads * blocks_of_head(args, KeyDim, 1);
   allow_shared<Kernel>(shared);
-  Kernel<<<static_cast<unsigned>(blocks), Policy::threads, shared, stream>>>(args);
-  check(cudaGetLastError(), "cuda recurrence");
+  launch(Kernel, static_cast<unsigned>(blocks), Policy::threads, shared, false, stream, args);
 }
 
 }  // namespace detail

@@ -65,8 +65,8 @@ struct Walk {
 template <class T> BRAID_FN int blocks_of_head(const RecurrenceArguments<T>& args, int key_dim, int tiles) {
   return (args.value_dim + (args.pass == Pass::summary ? key_dim : 0)) / value_tile / tiles;
 }
-/// What is known without looking at offsets: tile and head, and the sequence, or the segment, of block b of the grid: the b % n -th of the n blocks of head b / n % HV
-/// of sequence or segment b / n / HV.
+/// What is known of the walk of block b of the grid without looking at offsets: tile and head, and the sequence or the segment. It is the b % n -th of the n
+/// blocks of head b / n % HV of sequence or segment b / n / HV.
 template <class T> BRAID_FN Walk place_walk(const RecurrenceArguments<T>& args, Index block, int key_dim, int tiles) {
   const int blocks = blocks_of_head(args, key_dim, tiles);
   const Index pair = block / blocks, unit = pair / args.value_heads;
