@@ -8,7 +8,7 @@
 
 namespace braid::cuda {
 
-/// The decays of 16 channels of a chunk, from sums of log decays that the matrix units form.
+/// The decays of 16 channels of a chunk, from sums of log decays in fp16 that the matrix units form.
 ///
 /// In slot s, tokens 8s to 8s + 7, the border h between its fourth and fifth token is the reference of its tile on the diagonal:
 ///
@@ -23,6 +23,9 @@ template <class Operand> class ChunkDecays {
 
  public:
   static constexpr float deepest = -27.f;  ///< log2 alpha
+  /// Of log2 alpha in fp16, which then neither overflows nor, where decays are slow, loses bits. Rounding it changes what has decayed to 2^-g by at most
+  /// g ln 2 2^-12 of itself, and so of what it was by less than 9e-5.
+  static constexpr int scale = 2048;
   static_assert(4 * -deepest + 16 < 127, "col times an element of k overflows");
   enum Border { first = 0, second = 4 };              ///< of slot 0
   enum Product { slots = 0, halves = 4, chunk = 6 };  ///< of slot 0, of the first half of the chunk, of the chunk
@@ -32,18 +35,12 @@ template <class Operand> class ChunkDecays {
     Quad product[8][4];
   };
 
-  /// `logs`: log2 alpha of the lane's tokens and channels, each >= deepest.
+  /// `logs`: scale log2 alpha of the lane's tokens and channels, alpha as above.
   __device__ __forceinline__ ChunkDecays(const Lane& lane, const float (&logs)[4][4], Scratch& scratch) : scratch_(scratch), c_(lane.c) {
 #pragma unroll
     for (int s = 0; s < 4; ++s)
 #pragma unroll
-      for (int t = 0; t < 2; ++t) {
-        const float x = logs[s][2 * t], y = logs[s][2 * t + 1];
-        const Word x_high = __float_as_uint(x), y_high = __float_as_uint(y), kept = 0xFFFF0000u;
-        high_[s][t] = ptx::movmatrix_transposed(__byte_perm(x_high, y_high, 0x7632));
-        low_[s][t] = ptx::movmatrix_transposed(
-            ptx::pack<__nv_bfloat16>(x - __uint_as_float(x_high & kept), y - __uint_as_float(y_high & kept)));
-      }
+      for (int t = 0; t < 2; ++t) logs_[s][t] = ptx::movmatrix_transposed(ptx::pack<__half>(logs[s][2 * t], logs[s][2 * t + 1]));
     write_products(lane);
     auto weight = [&](int j) { return lane.r > 3 ? (3 < j && j <= lane.r ? one : 0u) : (lane.r < j && j <= 3 ? one | 0x8000u : 0u); };
     row_ = weight(2 * lane.c) | weight(2 * lane.c + 1) << 16;
@@ -72,12 +69,11 @@ template <class Operand> class ChunkDecays {
   float total[4];
 
  private:
-  static constexpr Word one = 0x3F80;  // in bf16
+  static constexpr Word one = 0x1000;  // 1 / scale in fp16
 
   /// d += sums of log decays of slot s, weighted by `upper` in rows 0-7 and `lower` in rows 8-15.
   __device__ __forceinline__ void add(float (&d)[4], Word upper, Word lower, int s, int t) const {
-    ptx::mma_bf16_k8(d, upper, lower, high_[s][t]);
-    ptx::mma_bf16_k8(d, upper, lower, low_[s][t]);
+    ptx::mma_fp16_k8(d, upper, lower, logs_[s][t]);
   }
   /// Row r of the upper eight is a border's, of the lower eight a product's, each a sum over half slots.
   __device__ __forceinline__ void write_products(const Lane& lane) {
@@ -98,7 +94,7 @@ template <class Operand> class ChunkDecays {
 
   Scratch& scratch_;
   int c_;
-  Word high_[4][2], low_[4][2];  // log2 alpha as two addends in bf16, as B operands: tokens 2c, 2c + 1 of channel r
+  Word logs_[4][2];  // fp16, as B operands: tokens 2c, 2c + 1 of channel r
   Word row_, col_;
 };
 

@@ -6,17 +6,17 @@
 
 namespace braid::cuda {
 
-/// log2 alpha of one decay of one head. Any gate: through its `log_decay<float>`. Built from rate = exp(A_log) and bias = dt_bias.
-template <class Gate> struct LogDecayFactor {
+/// Scale log2 alpha of one decay of one head. Any gate: through its `log_decay<float>`. Built from rate = exp(A_log) and bias = dt_bias.
+template <class Gate, int Scale = 1> struct LogDecayFactor {
   float rate, bias;
   __device__ LogDecayFactor(float rate, float bias) : rate(rate), bias(bias) {}
-  __device__ float operator()(float x) const { return ptx::log2_e * Gate::template log_decay<float>(x, rate, bias); }
+  __device__ float operator()(float x) const { return Scale * ptx::log2_e * Gate::template log_decay<float>(x, rate, bias); }
 };
 
 /// -rate * softplus(x + bias) / log 2 = -rate * log2(1 + 2^z) with z = (x + bias) log2 e. Splitting off max(z, 0) keeps 2^z <= 1.
-template <> struct LogDecayFactor<SoftplusGate> {
+template <int Scale> struct LogDecayFactor<SoftplusGate, Scale> {
   float rate, offset;
-  __device__ LogDecayFactor(float rate, float bias) : rate(-rate), offset(bias * ptx::log2_e) {}
+  __device__ LogDecayFactor(float rate, float bias) : rate(-Scale * rate), offset(bias * ptx::log2_e) {}
   __device__ float operator()(float x) const {
     const float z = fmaf(x, ptx::log2_e, offset);
     return rate * (fmaxf(z, 0.f) + ptx::log2(1.f + ptx::exp2(-fabsf(z))));
@@ -24,22 +24,22 @@ template <> struct LogDecayFactor<SoftplusGate> {
 };
 
 /// Floor * sigmoid(rate * (x + bias)) / log 2, the constants inside the division.
-template <int Floor> struct LogDecayFactor<BoundedGate<Floor>> {
+template <int Floor, int Scale> struct LogDecayFactor<BoundedGate<Floor>, Scale> {
   float slope, offset;
   __device__ LogDecayFactor(float rate, float bias) : slope(-rate * ptx::log2_e), offset(-rate * ptx::log2_e * bias) {}
   __device__ float operator()(float x) const {
-    constexpr float unit = 1.f / (Floor * ptx::log2_e);
+    constexpr float unit = 1.f / (Scale * Floor * ptx::log2_e);
     return ptx::reciprocal(fmaf(ptx::exp2(fmaf(x, slope, offset)), unit, unit));
   }
 };
 
-template <class Gate> struct LogDecayFactor<PerHead<Gate>> : LogDecayFactor<Gate> {
-  using LogDecayFactor<Gate>::LogDecayFactor;
+template <class Gate, int Scale> struct LogDecayFactor<PerHead<Gate>, Scale> : LogDecayFactor<Gate, Scale> {
+  using LogDecayFactor<Gate, Scale>::LogDecayFactor;
 };
 
-template <Decay D> struct LogDecayFactor<LogDecay<D>> {
+template <Decay D, int Scale> struct LogDecayFactor<LogDecay<D>, Scale> {
   __device__ LogDecayFactor(float, float) {}
-  __device__ float operator()(float x) const { return x * ptx::log2_e; }
+  __device__ float operator()(float x) const { return x * (Scale * ptx::log2_e); }
 };
 
 /// alpha of one decay of one head.

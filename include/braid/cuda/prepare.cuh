@@ -422,16 +422,17 @@ template <class C, class P> class Preparation {
 #pragma unroll
     for (int i = 0; i < 4; ++i) x[i] *= factor;
   }
-  /// log2 alpha of 16 channels; of tokens past the end: zero.
+  /// Decays::scale log2 alpha of 16 channels; of tokens past the end: zero.
   __device__ __forceinline__ void read_log_decays(float (&logs)[4][4], int tokens, float rate, const float (&bias)[4], int step) const {
     using Gate = typename C::Gate;
+    using Decays = ChunkDecays<Operand>;
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
       inputs_.gate.read(logs[s], lane_, s, step);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        logs[s][i] = LogDecayFactor<Gate>(rate, bias[i])(logs[s][i]);
-        if constexpr (!reaches_no_deeper<Gate>()) logs[s][i] = ptx::max_nan(logs[s][i], ChunkDecays<Operand>::deepest);
+        logs[s][i] = LogDecayFactor<Gate, Decays::scale>(rate, bias[i])(logs[s][i]);
+        if constexpr (!reaches_no_deeper<Gate>()) logs[s][i] = ptx::max_nan(logs[s][i], Decays::scale * Decays::deepest);
       }
     }
     if (tokens < chunk_tokens) {

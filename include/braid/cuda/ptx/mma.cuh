@@ -38,10 +38,10 @@ __device__ __forceinline__ void mma(float (&d)[4], Word a0, Word a1, Word a2, Wo
   }
 }
 
-/// The same over half as many k, m16n8k8, in bf16: a0, a1 and b0 alone.
-__device__ __forceinline__ void mma_bf16_k8(float (&d)[4], Word a0, Word a1, Word b0) {
+/// The same over half as many k, m16n8k8, in fp16: a0, a1 and b0 alone.
+__device__ __forceinline__ void mma_fp16_k8(float (&d)[4], Word a0, Word a1, Word b0) {
   asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+      "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a0), "r"(a1), "r"(b0));
 }
 /// d += A B of m16n8k8 in tf32: the 13 low bits of an operand are not looked at. Lane's elements: a0 = (r, c), a1 = (r + 8, c),
