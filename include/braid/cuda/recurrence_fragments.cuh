@@ -38,11 +38,11 @@ template <class T, class Operand, int KeyDim> class RecurrenceFragments {
     for (int i = 0; i < N; ++i) words[i] = ptx::pack<Operand>(x[2 * i], x[2 * i + 1]);
   }
 
-  /// S <- Diag(a) S, a in shared memory (Record::decay_element).
-  __device__ __forceinline__ void decay_state(float (&s)[KeyDim / 2], const unsigned char* a) const {
+  /// S <- Diag(a) S, a in shared memory (Record::decay_element), for the keys [16 First, 16 Last).
+  template <int First = 0, int Last = KeyDim / 16> __device__ __forceinline__ void decay_state(float (&s)[KeyDim / 2], const unsigned char* a) const {
     const auto* decay = reinterpret_cast<const float4*>(a) + lane_ % 4;
 #pragma unroll
-    for (int j = 0; j < KeyDim / 16; ++j) {
+    for (int j = First; j < Last; ++j) {
       const float4 x = decay[4 * j];
       s[8 * j] *= x.x, s[8 * j + 1] *= x.y, s[8 * j + 2] *= x.x, s[8 * j + 3] *= x.y;
       s[8 * j + 4] *= x.z, s[8 * j + 5] *= x.w, s[8 * j + 6] *= x.z, s[8 * j + 7] *= x.w;

@@ -9,8 +9,8 @@
 // says when it has fetched the record, so that its place may be used again (time_order.hpp). The flags are cleared before this kernel may start,
 // and the preparation waits a limited time for a place, so no order of blocks can lock up.
 //
-// What bounds the kernel at few heads is the chain E, R, S of one chunk after the other. What is off that chain stands where the
-// warpgroup would wait for a product: half of O behind E, the other half and the decay of S behind R. With two tiles a block, see `consume`.
+// What bounds the kernel at few heads is the chain E, R, S of one chunk after the other, in which issuing a product blocks its warp. What is off that
+// chain stands where the warpgroup would wait for a product: the decay of S behind E and R, outputs and the next values behind S.
 #pragma once
 
 #include <braid/cuda/ptx/barrier.cuh>
@@ -292,11 +292,10 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
   template <bool Outputs> __device__ __forceinline__ void consume() {
     float s[KeyDim / 2], o[16] = {}, e[16] = {};
     Word operand[KeyDim / 4], values[8], r[8];  // r holds E and R in turn
-    // Two warpgroups fill each other's waits, so what counts is the time of the matrix units: E and O are one product. One alone fills its
-    // own waits, with O in halves.
-    constexpr bool at_once = Outputs && Policy::tiles == 2 && layout.erases(), by_halves = Outputs && !at_once;
-    // V is added to E behind its product, which shortens the chain of two warpgroups, whether there are two or not: the bits are to be the same. For
-    // other types ptxas then wants more registers than there are (C7511), and the product adds it.
+    constexpr bool both = Outputs && layout.erases();  // E and O are one product
+    constexpr int shadowed = !layout.erases() ? steps : both && !one_walk ? steps / 2 : 0;  // of the decay of S behind E, the rest behind R
+    // V is added to E behind its product, which shortens the chain. For other types ptxas then wants more registers than there are (C7511), and the
+    // product adds it.
     constexpr bool v_late = Kind == Strength::one && std::is_same_v<T, __nv_bfloat16>;
     const bool checkpoints = this->wants_checkpoints();
     Ring at;
@@ -317,86 +316,79 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
           const unsigned char* record = storage_.record[at.stage];
           const Word base = ptx::shared_address(record);
           if constexpr (layout.erases() && !v_late) this->unpack_values(e, values, Kind == Strength::two ? record + layout.w() : nullptr);
-          if constexpr (at_once && !v_late) {
+          if constexpr (both && !v_late) {
 #pragma unroll
             for (int i = 0; i < 16; ++i) o[i] = 0.f;
           }
-          if constexpr (at_once) ptx::wgmma_pin(o);
+          if constexpr (Outputs) ptx::wgmma_pin(o);
           ptx::wgmma_pin(operand);
           ptx::wgmma_pin(e);
           ptx::wgmma_fence();
-          if constexpr (layout.erases()) {
-            if constexpr (at_once) multiply_both(e, o, operand, base, !v_late);
-            else multiply_rows<0, steps>(e, operand, base + layout.kd(), !v_late);
-            ptx::wgmma_commit();
+          if constexpr (both) multiply_both(e, o, operand, base, !v_late);
+          else if constexpr (layout.erases()) multiply_rows(e, operand, base + layout.kd(), !v_late);
+          else if constexpr (Outputs) multiply_rows(o, operand, base + layout.qd(), 0);
+          if constexpr (Outputs || layout.erases()) ptx::wgmma_commit();
+          if constexpr (shadowed > 0) {
+            ptx::wgmma_wait<1>();  // waits for nothing, but without it ptxas lets nobody touch S before E is there
+            ptx::wgmma_pin(s);
+            this->template decay_state<0, shadowed>(s, record + layout.a());
+            ptx::wgmma_pin(s);
           }
-          if constexpr (by_halves) {
-            multiply_rows<0, steps / 2>(o, operand, base + layout.qd(), 0);
-            ptx::wgmma_commit();
+          float v[16];
+          if constexpr (v_late) {
+            this->unpack_values(v, values, nullptr);
+            ptx::wgmma_pin(v);
           }
+          if constexpr (Outputs || layout.erases()) ptx::wgmma_wait<0>();
+          if constexpr (Outputs) ptx::wgmma_pin(o);
           if constexpr (layout.erases()) {
-            ptx::wgmma_wait<by_halves ? 1 : 0>();
             ptx::wgmma_pin(e);
-            if constexpr (at_once) ptx::wgmma_pin(o);
             if constexpr (v_late) {
-              float v[16];
-              this->unpack_values(v, values, nullptr);
 #pragma unroll
               for (int i = 0; i < 16; ++i) e[i] += v[i];
             }
             this->pack_words(r, e);
-            float own[16];
-            float(&product)[16] = at_once ? e : own;  // its accumulators must lie beside those of O, and E's do
             ptx::wgmma_pin(r);
             ptx::wgmma_fence();
+            float own[16];
+            float(&product)[16] = both ? e : own;  // its accumulators must lie beside those of O, and E's do
             multiply_square(product, r, base + layout.t(), 0);
             ptx::wgmma_commit();
-            if constexpr (by_halves) {
-              multiply_rows<steps / 2, steps>(o, operand, base + layout.qd(), 1);
-              ptx::wgmma_commit();
-            }
-            this->decay_state(s, record + layout.a());  // behind R and no earlier: ptxas would wait for the products above
-            ptx::wgmma_wait<by_halves ? 1 : 0>();
+            this->template decay_state<shadowed>(s, record + layout.a());
+            ptx::wgmma_wait<0>();
             ptx::wgmma_pin(product);
             this->pack_words(r, product);
           } else {
-            if constexpr (Outputs) {
-              multiply_rows<steps / 2, steps>(o, operand, base + layout.qd(), 1);
-              ptx::wgmma_commit();
-            }
             this->convert(r, values);
-            ptx::wgmma_wait<0>();
-            this->decay_state(s, record + layout.a());
           }
           ptx::wgmma_pin(r);
           ptx::wgmma_pin(s);
           ptx::wgmma_fence();
+          if constexpr (Outputs) {
+            if constexpr (both) multiply_z(e, o, r, base);
+            else multiply_square(o, r, base + layout.z(), 1);
+            ptx::wgmma_commit();
+          }
           const auto kg = ptx::descriptor(base + layout.kg(), 128, Record::panel_bytes);
 #pragma unroll
           for (int i = 0; i < 2; ++i) ptx::wgmma<Operand, true>(s, r + 4 * i, kg + i * (256 >> 4), 1);
           ptx::wgmma_commit();
-          if constexpr (Outputs) {
-            if constexpr (at_once) multiply_z(e, o, r, base);
-            else multiply_square(o, r, base + layout.z(), 1);
-            ptx::wgmma_commit();
-          }
           const Ring used = at;
           at.advance();
           if (chunk + 1 < count) {
             storage_.full[at.stage].wait(at.parity);
             load_values(values, at.stage);
           }
-          if constexpr (Outputs) storage_.output_empty[passed % output_buffers].wait((passed / output_buffers & 1) ^ 1);
-          ptx::wgmma_wait<Outputs ? 1 : 0>();
-          ptx::wgmma_pin(s);
-          this->pack_words(operand, s);
-          ptx::wgmma_pin(operand);  // packed before the wait for O
-          ptx::wgmma_wait<0>();
-          storage_.empty[used.stage].arrive();  // every lane for what it has read
           if constexpr (Outputs) {
+            storage_.output_empty[passed % output_buffers].wait((passed / output_buffers & 1) ^ 1);
+            ptx::wgmma_wait<1>();
             ptx::wgmma_pin(o);
             pass_output(o, passed % output_buffers);
           }
+          ptx::wgmma_wait<0>();
+          ptx::wgmma_pin(s);
+          this->pack_words(operand, s);
+          storage_.empty[used.stage].arrive();  // every lane for what it has read
         }
         if (checkpoints) this->store_checkpoint(s, chunk - 1);
       }
@@ -475,13 +467,11 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
 
   __device__ __forceinline__ void load_values(Word (&values)[8], int stage) const { Base::load_values(values, storage_.values[stage][group_]); }
 
-  /// d = S^T rows^T (+ d) over the steps of 16 channels [First, Last), rows [32][K] in panels.
-  template <int First, int Last>
+  /// d = S^T rows^T (+ d), rows [32][K] in panels.
   __device__ __forceinline__ static void multiply_rows(float (&d)[16], const Word (&a)[KeyDim / 4], Word rows, int accumulate) {
     const auto b = ptx::descriptor(rows, layout.qd_panel(), 128);
 #pragma unroll
-    for (int i = First; i < Last; ++i)
-      ptx::wgmma<Operand, false>(d, a + 4 * i, b + (2 * i * layout.qd_panel() >> 4), i > First || accumulate);
+    for (int i = 0; i < steps; ++i) ptx::wgmma<Operand, false>(d, a + 4 * i, b + (2 * i * layout.qd_panel() >> 4), i > 0 || accumulate);
   }
   /// e = S^T kd^T (+ e), o = S^T qd^T (+ o).
   __device__ __forceinline__ static void multiply_both(float (&e)[16], float (&o)[16], const Word (&a)[KeyDim / 4], Word record, int accumulate) {
