@@ -207,7 +207,7 @@ void all_prefill() {
   for (const Case& c : cases) prefill<Bounded, DeltaRule>(c.name, "bounded", {c.lengths, c.heads}, automatic);
   for (const Case& c : cases)
     if (c.heads >= 16 && c.lengths.size() == 1) prefill<SoftplusGate, DeltaRule>(c.name, "softplus", {c.lengths, c.heads}, automatic);
-  for (const Case& c : {Case{"65536, by length", {65536}, 32}, Case{"131072, by length", {131072}, 4}})
+  for (const Case& c : {Case{"65536, by length", {65536}, 32}, Case{"8192, by length", {8192}, 16}, Case{"2048, by length", {2048}, 12}, Case{"131072, by length", {131072}, 4}})
     prefill<Bounded, DeltaRule>(c.name, "bounded", {c.lengths, c.heads}, {cuda::Path::automatic, cuda::Split::by_length});
   prefill<Bounded, DeltaRule>("131072, whole", "bounded", {{131072}, 4}, {cuda::Path::automatic, cuda::Split::never});
   prefill<Bounded, DeltaRule>("8192, slow gates", "bounded", {{8192}, 32}, automatic, Speed::slow);

@@ -55,8 +55,8 @@ template <class Gate, class Update, class T = __nv_bfloat16, class G = float, cl
     device.memory_bytes_per_us = memory_bytes_per_us;
     const cuda::Record record{static_cast<int>(p.key_dim), cuda::strength_of<Update>()};
     const auto plan = cuda::PrefillPlan::make(record, in.tokens, in.sequences, in.value_heads, in.value_dim, split);
-    if (p.key_dim == 128) cuda::detail::run_prefill<Gate, Update, Operand, 128>(device, stream, in, outputs(), plan, space, path);
-    else cuda::detail::run_prefill<Gate, Update, Operand, 64>(device, stream, in, outputs(), plan, space, path);
+    if (p.key_dim == 128) cuda::detail::run_prefill<Gate, Update, Operand, 128>(device, stream, in, outputs(), plan, space, {path, split});
+    else cuda::detail::run_prefill<Gate, Update, Operand, 64>(device, stream, in, outputs(), plan, space, {path, split});
   }
   /// Poisons everything the call writes, then calls it.
   void run(cuda::Path path = cuda::Path::automatic) {

@@ -183,18 +183,18 @@ void run_segments(RecurrenceArguments<T> args, const PrefillPlan& plan, std::byt
 
 template <class Gate, class Update, class Operand, int KeyDim, class T, class G>
 void run_prefill(const Device& device, cudaStream_t stream, const PrefillInputs<T, G>& in, const PrefillOutputs<T>& out,
-                 const PrefillPlan& plan, const Workspace& workspace, Path path) {
+                 const PrefillPlan& plan, const Workspace& workspace, const PrefillOptions& options) {
   using C = Cell<T, G, Gate, Update, KeyDim, Operand>;
   constexpr Strength kind = C::strength;
   const bool code = has_hopper_code<&recurrence_sm90_kernel<T, Operand, KeyDim, kind, HopperPolicy<1, 5, 1>>>(device);
-  const bool hopper = path != Path::portable && device.capability == 90 && code;
-  require(path != Path::hopper || hopper, "cuda::linear_attention",
+  const bool hopper = options.path != Path::portable && device.capability == 90 && code;
+  require(options.path != Path::hopper || hopper, "cuda::linear_attention",
           "compute capability 9.0 and a program built for it (-gencode=arch=compute_90a,code=sm_90a)",
           braid::detail::text("capability ", device.capability / 10.0, code ? "" : ", no such code"));
   auto* base = static_cast<std::byte*>(workspace.data);
   const bool segments = plan.segments > 0;
   const SideBySide beside = hopper && !segments && in.tokens > 0
-                                ? SideBySide::make(device, in.tokens, in.sequences, in.value_heads, in.value_dim) : SideBySide{};
+                                ? SideBySide::make(device, in.tokens, in.sequences, in.value_heads, in.value_dim, options.split) : SideBySide{};
   const bool together = beside.columns > 0;
   const Index readers = in.value_dim / (beside.tiles * value_tile);
   auto* ready = together ? reinterpret_cast<std::uint32_t*>(base + plan.ready) : nullptr;
@@ -245,8 +245,8 @@ void linear_attention(cudaStream_t stream, const PrefillInputs<T, G>& in, const 
   const Record record{static_cast<int>(in.key_dim), strength_of<Update>()};
   const PrefillPlan plan = PrefillPlan::make(record, in.tokens, in.sequences, in.value_heads, in.value_dim, options.split);
   detail::check_prefill<Gate, Update>(in, out, workspace, plan);
-  if (in.key_dim == 128) detail::run_prefill<Gate, Update, Operand, 128>(device, stream, in, out, plan, workspace, options.path);
-  else detail::run_prefill<Gate, Update, Operand, 64>(device, stream, in, out, plan, workspace, options.path);
+  if (in.key_dim == 128) detail::run_prefill<Gate, Update, Operand, 128>(device, stream, in, out, plan, workspace, options);
+  else detail::run_prefill<Gate, Update, Operand, 64>(device, stream, in, out, plan, workspace, options);
 }
 
 }  // namespace braid::cuda

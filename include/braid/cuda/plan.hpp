@@ -9,7 +9,8 @@
 
 namespace braid::cuda {
 
-/// Whether long sequences are cut into segments that are walked at once (recurrence_arguments.hpp). Outputs agree within rounding.
+/// Whether long sequences are cut into segments that are walked at once (recurrence_arguments.hpp), and few records formed by more warps. Outputs agree
+/// within rounding.
 enum class Split : unsigned char {
   automatic,  ///< when sequences x heads leave most of a large card idle; a sequence's last bits may depend on the shape of the batch
   by_length,  ///< every sequence beyond 16384 tokens, whatever else is in the batch: its bits depend on itself alone
@@ -41,7 +42,9 @@ constexpr Index segment_tokens(Split split, Index tokens, Index sequences, Index
 struct SideBySide {
   int tiles = 1;
   Index columns = 0, preparing = 0;
-  bool soon = false;          ///< few enough columns, each of one walk, that what counts is when their next records come (PrepareSoon)
+  /// Few enough columns, each of one walk, that what counts is when their next records come (PrepareSoon). More warps form a record, and add in another
+  /// order, so not where bits are to be those of any other batch.
+  bool soon = false;
   bool counted = false;       ///< groups take their items from a counter; where the first record counts most, its `memset` would take too long
   bool reuse_places = false;
   static constexpr Index most_columns = 64;
@@ -51,19 +54,20 @@ struct SideBySide {
   constexpr static Index places(Index unit) { return std::max<Index>(1, most_places / unit) * unit; }
 
   template <class Device>
-  constexpr static SideBySide make(const Device& device, Index tokens, Index sequences, Index value_heads, Index value_dim) {
+  constexpr static SideBySide make(const Device& device, Index tokens, Index sequences, Index value_heads, Index value_dim, Split split = Split::automatic) {
     const Index multiprocessors = device.multiprocessors, walks = sequences * value_heads, tiles = value_dim / value_tile, pairs = tiles / 2;
     const bool slow_memory = 0.875 * device.memory_bytes_per_us < 3.65e6 * static_cast<double>(multiprocessors) / 132;
     const Index most = std::min(most_columns, walks);
     if (7 * walks * tiles <= 3 * multiprocessors) {
-      const bool few = 16 * walks * tiles <= 5 * multiprocessors;
+      const bool few = 16 * walks * tiles <= 5 * multiprocessors, soon = few && split == Split::automatic;
       const Index enough = few ? std::max(8 * walks, 4 * multiprocessors / 11) : slow_memory ? 3 * walks : multiprocessors;
-      return {1, most, std::min(enough, multiprocessors - most * tiles), few, !few, slow_memory};
+      return {1, most, std::min(enough, multiprocessors - most * tiles), soon, !soon, slow_memory};
     }
     if (tiles % 2 != 0) return {};
     const Index columns = std::min(most, (tokens < long_walk * sequences ? 4 * multiprocessors / 11 : multiprocessors / 3) / pairs);
     if (columns < walks && tokens < least_walk * sequences) return {};
-    return {2, columns, multiprocessors - columns * pairs, columns == walks && 18 * columns * pairs <= 5 * multiprocessors, true, true};
+    const bool soon = columns == walks && 18 * columns * pairs <= 5 * multiprocessors && split == Split::automatic;
+    return {2, columns, multiprocessors - columns * pairs, soon, true, true};
   }
 };
 
@@ -79,6 +83,7 @@ struct Card {
 inline constexpr Card h100{132, 3.35e6}, h200{132, 4.9e6};
 }  // namespace detail
 static_assert(SideBySide::make(detail::h200, 8192, 1, 20, 128).tiles == 1 && SideBySide::make(detail::h200, 8192, 1, 20, 128).soon);
+static_assert(!SideBySide::make(detail::h200, 8192, 1, 20, 128, Split::never).soon && SideBySide::make(detail::h200, 8192, 1, 20, 128, Split::never).counted);
 static_assert(SideBySide::make(detail::h100, 8192, 1, 24, 128).tiles == 1 && SideBySide::make(detail::h100, 8192, 1, 24, 128).preparing == 72);
 static_assert(SideBySide::make(detail::h200, 8192, 1, 24, 128).preparing == 84);
 static_assert(SideBySide::make(detail::h200, 8192, 1, 33, 128).tiles == 2 && SideBySide::make(detail::h200, 8192, 1, 33, 128).columns == 33);
