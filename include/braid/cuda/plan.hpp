@@ -60,7 +60,7 @@ struct SideBySide {
     const Index most = std::min(most_columns, walks);
     if (7 * walks * tiles <= 3 * multiprocessors) {
       const bool few = 16 * walks * tiles <= 5 * multiprocessors, soon = few && split == Split::automatic;
-      const Index enough = few ? std::max(8 * walks, 4 * multiprocessors / 11) : slow_memory ? 3 * walks : multiprocessors;
+      const Index enough = few ? std::max(7 * walks, 4 * multiprocessors / 11) : slow_memory ? 3 * walks : multiprocessors;
       return {1, most, std::min(enough, multiprocessors - most * tiles), soon, !soon, slow_memory};
     }
     if (tiles % 2 != 0) return {};

@@ -55,7 +55,7 @@ template <int Warps, int Groups = 1, bool Helped = false> struct PreparePolicy {
   static constexpr int threads = Groups * (warps + Helped) * 32;
   static constexpr int resident = beside ? 1 : 12 / Warps;  ///< blocks on a multiprocessor
   static_assert((Warps == 2 || Warps == 4) && resident * threads * registers <= 65536 && (beside || !Helped));
-  static constexpr int spread_clocks = Helped ? 6000 : 16000;  ///< over which the groups start; a group takes about 14000 for an item
+  static constexpr int spread_clocks = Helped ? 6000 : 12000;  ///< over which the groups start; a group takes about 13000 for an item
 };
 /// After the preparation comes the recurrence. Beside it: where few columns have a walk each, what counts is the time to its next record; else, how much
 /// is done. Two warps an item exchange half as much as four.
