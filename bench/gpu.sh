@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # gpu.sh [sections...]: builds the GPU tests and the bench, checks, times, and prints the tables with the ratios to peers (also into
-# $OUT/gpu.md when OUT is set). Sections are those of bench.cuda_linear_attention; none: all. What is newer than its sources is not built again.
+# $OUT/gpu.md when OUT is set). Sections are those of bench.cuda_linear_attention; none: all. Each is a process of its own, like each peer: in pages that
+# an earlier section has used and given back, the first shapes take up to 8 % longer. What is newer than its sources is not built again.
 # Peers, each optional: FlashKDA (FLASH_KDA=<its checkout>, CUTLASS=<cutlass checkout>) and FLA: fla-core importable by $PYTHON, or, without
 # PyTorch, FLA_KERNELS=<directory that bench/peers/fla_capture.py has filled elsewhere>.
 set -euo pipefail
@@ -38,7 +39,8 @@ wait
 for name in "${tests[@]}"; do "$build/test.cuda.$name" | tail -3; done
 {
   echo "commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown), $(date -u +%F)"
-  "$build/bench.cuda_linear_attention" "$@"
+  [ $# -gt 0 ] || set -- decode prefill portable dplr
+  for section; do "$build/bench.cuda_linear_attention" "$section" | if [ "$section" = "$1" ]; then cat; else sed 1d; fi; done
 } | tee "$out/gpu.md"
 {
   if [ -x "$build/flash_kda" ]; then "$build/flash_kda"; fi

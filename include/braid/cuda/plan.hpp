@@ -49,9 +49,9 @@ struct SideBySide {
   bool reuse_places = false;
   static constexpr Index most_columns = 64;
   static constexpr Index least_walk = 384, long_walk = 4096;  ///< average tokens of a sequence: that pay for sharing columns; that want fewer of them
-  static constexpr Index most_places = 640;  ///< that stay in L2; 960 cost a tenth
+  static constexpr Index most_places = 576;  ///< that stay in L2; 720 cost a twentieth, and with some pages of memory 640 do; 440 keep groups waiting
   /// How many places records share, a multiple of `unit`.
-  constexpr static Index places(Index unit) { return std::max<Index>(1, most_places / unit) * unit; }
+  constexpr static Index places(Index unit) { return std::max<Index>(1, (most_places + unit / 2) / unit) * unit; }
 
   template <class Device>
   constexpr static SideBySide make(const Device& device, Index tokens, Index sequences, Index value_heads, Index value_dim, Split split = Split::automatic) {
@@ -89,6 +89,7 @@ static_assert(SideBySide::make(detail::h200, 8192, 1, 24, 128).preparing == 84);
 static_assert(SideBySide::make(detail::h200, 8192, 1, 33, 128).tiles == 2 && SideBySide::make(detail::h200, 8192, 1, 33, 128).columns == 33);
 static_assert(SideBySide::make(detail::h200, 8192, 1, 96, 128).columns == 44 && SideBySide::make(detail::h200, 8192, 8, 96, 128).columns == 48);
 static_assert(SideBySide::make(detail::h200, 2048, 8, 96, 128).columns == 0);
+static_assert(SideBySide::places(44) == 572 && SideBySide::places(300) == 600 && SideBySide::places(2000) == 2000);
 static_assert(!SideBySide::make(detail::h200, 8192, 1, 24, 128).reuse_places && SideBySide::make(detail::h200, 8192, 1, 32, 128).reuse_places);
 static_assert(SideBySide::make(detail::h100, 8192, 1, 57, 64).columns == 0);
 
