@@ -297,6 +297,8 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     // V is added to E behind its product, which shortens the chain. For other types ptxas then wants more registers than there are (C7511), and the
     // product adds it.
     constexpr bool v_late = Kind == Strength::one && std::is_same_v<T, __nv_bfloat16>;
+    // One warpgroup alone waits for R, and mma.sync has it sooner, in the same bits. For other types C7511 again.
+    constexpr bool r_at_once = v_late && Policy::tiles == 1 && !one_walk;
     const bool checkpoints = this->wants_checkpoints();
     Ring at;
     int passed = 0;
@@ -334,6 +336,8 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
             this->template decay_state<0, shadowed>(s, record + layout.a());
             ptx::wgmma_pin(s);
           }
+          [[maybe_unused]] Word t[12];
+          if constexpr (layout.erases() && r_at_once) load_square(t, base + layout.t());
           float v[16];
           if constexpr (v_late) {
             this->unpack_values(v, values, nullptr);
@@ -348,15 +352,21 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
               for (int i = 0; i < 16; ++i) e[i] += v[i];
             }
             this->pack_words(r, e);
-            ptx::wgmma_pin(r);
-            ptx::wgmma_fence();
             float own[16];
             float(&product)[16] = both ? e : own;  // its accumulators must lie beside those of O, and E's do
-            multiply_square(product, r, base + layout.t(), 0);
-            ptx::wgmma_commit();
+            if constexpr (r_at_once) {
+              multiply_square(product, r, t);
+            } else {
+              ptx::wgmma_pin(r);
+              ptx::wgmma_fence();
+              multiply_square(product, r, base + layout.t(), 0);
+              ptx::wgmma_commit();
+            }
             this->template decay_state<shadowed>(s, record + layout.a());
-            ptx::wgmma_wait<0>();
-            ptx::wgmma_pin(product);
+            if constexpr (!r_at_once) {
+              ptx::wgmma_wait<0>();
+              ptx::wgmma_pin(product);
+            }
             this->pack_words(r, product);
           } else {
             this->convert(r, values);
@@ -478,6 +488,23 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     const auto b = ptx::descriptor(record + layout.kd(), layout.qd_panel(), 128);
 #pragma unroll
     for (int i = 0; i < steps; ++i) ptx::wgmma_pair<Operand, false>(e, o, a + 4 * i, b + (2 * i * layout.qd_panel() >> 4), i > 0 || accumulate);
+  }
+  /// A square in cores as B operands of mma.sync, without its quadrant above the diagonal, which is zero.
+  __device__ __forceinline__ void load_square(Word (&b)[12], Word square) const {
+    const Word at = square + Record::square_element(lane_ / 16 * 8 + lane_ % 8, lane_ / 8 % 2 * 8);
+    ptx::ldmatrix(*reinterpret_cast<Word(*)[4]>(&b[0]), at);
+    ptx::ldmatrix(*reinterpret_cast<Word(*)[4]>(&b[4]), at + Record::square_element(16, 0));
+    ptx::ldmatrix(*reinterpret_cast<Word(*)[4]>(&b[8]), at + Record::square_element(16, 16));
+  }
+  /// d = a square^T.
+  __device__ __forceinline__ static void multiply_square(float (&d)[16], const Word (&a)[8], const Word (&b)[12]) {
+    float(&tile)[4][4] = *reinterpret_cast<float(*)[4][4]>(&d);
+#pragma unroll
+    for (int i = 0; i < 16; ++i) d[i] = 0.f;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) ptx::mma<Operand>(tile[j], a[0], a[1], a[2], a[3], b[2 * j], b[2 * j + 1]);
+#pragma unroll
+    for (int j = 2; j < 4; ++j) ptx::mma<Operand>(tile[j], a[4], a[5], a[6], a[7], b[2 * j + 4], b[2 * j + 5]);
   }
   /// d = a square^T (+ d), square [32][32] in cores.
   __device__ __forceinline__ static void multiply_square(float (&d)[16], const Word (&a)[8], Word square, int accumulate) {
