@@ -35,7 +35,7 @@ template <class Operand> class ChunkDecays {
     Quad product[8][4];
   };
 
-  /// `logs`: scale log2 alpha of the lane's tokens and channels, alpha as above.
+  /// `logs`: scale log2 alpha of the lane's tokens and channels, log2 alpha >= deepest.
   __device__ __forceinline__ ChunkDecays(const Lane& lane, const float (&logs)[4][4], Scratch& scratch) : scratch_(scratch), c_(lane.c) {
 #pragma unroll
     for (int s = 0; s < 4; ++s)

@@ -36,6 +36,18 @@ template <class Operand> struct ChunkProducts {
         two(d + 8 * pair, a + 4 * i, b);
       }
   }
+  /// The same of a square that is zero above its diagonal, loaded before: b holds the quadrants on and below it.
+  __device__ __forceinline__ void load_lower(Word (&b)[3][4], Word square) const {
+    const Word at = square + Record::square_element(8 * quarter + row, 8 * half);
+    ptx::ldmatrix(b[0], at);
+    ptx::ldmatrix(b[1], at + Record::square_element(16, 0));
+    ptx::ldmatrix(b[2], at + Record::square_element(16, 16));
+  }
+  __device__ __forceinline__ static void add_lower(float (&d)[16], const Word (&a)[8], const Word (&b)[3][4]) {
+    two(d, a, b[0]);
+    two(d + 8, a, b[1]);
+    two(d + 8, a + 4, b[2]);
+  }
   /// d += A rows: rows is [32][8 Blocks] in panels (kg), A is value x token.
   template <int Blocks> __device__ __forceinline__ void add_outer(float (&d)[4 * Blocks], const Word (&a)[8], Word rows) const {
 #pragma unroll

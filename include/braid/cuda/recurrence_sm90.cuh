@@ -13,6 +13,7 @@
 // chain stands where the warpgroup would wait for a product: the decay of S behind E and R, outputs and the next values behind S.
 #pragma once
 
+#include <braid/cuda/chunk_products.cuh>
 #include <braid/cuda/ptx/barrier.cuh>
 #include <braid/cuda/ptx/memory.cuh>
 #include <braid/cuda/ptx/wgmma.cuh>
@@ -336,8 +337,8 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
             this->template decay_state<0, shadowed>(s, record + layout.a());
             ptx::wgmma_pin(s);
           }
-          [[maybe_unused]] Word t[12];
-          if constexpr (layout.erases() && r_at_once) load_square(t, base + layout.t());
+          [[maybe_unused]] Word t[3][4];
+          if constexpr (r_at_once) ChunkProducts<Operand>(lane_).load_lower(t, base + layout.t());
           float v[16];
           if constexpr (v_late) {
             this->unpack_values(v, values, nullptr);
@@ -355,7 +356,9 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
             float own[16];
             float(&product)[16] = both ? e : own;  // its accumulators must lie beside those of O, and E's do
             if constexpr (r_at_once) {
-              multiply_square(product, r, t);
+#pragma unroll
+              for (int i = 0; i < 16; ++i) product[i] = 0.f;
+              ChunkProducts<Operand>::add_lower(product, r, t);
             } else {
               ptx::wgmma_pin(r);
               ptx::wgmma_fence();
@@ -488,23 +491,6 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
     const auto b = ptx::descriptor(record + layout.kd(), layout.qd_panel(), 128);
 #pragma unroll
     for (int i = 0; i < steps; ++i) ptx::wgmma_pair<Operand, false>(e, o, a + 4 * i, b + (2 * i * layout.qd_panel() >> 4), i > 0 || accumulate);
-  }
-  /// A square in cores as B operands of mma.sync, without its quadrant above the diagonal, which is zero.
-  __device__ __forceinline__ void load_square(Word (&b)[12], Word square) const {
-    const Word at = square + Record::square_element(lane_ / 16 * 8 + lane_ % 8, lane_ / 8 % 2 * 8);
-    ptx::ldmatrix(*reinterpret_cast<Word(*)[4]>(&b[0]), at);
-    ptx::ldmatrix(*reinterpret_cast<Word(*)[4]>(&b[4]), at + Record::square_element(16, 0));
-    ptx::ldmatrix(*reinterpret_cast<Word(*)[4]>(&b[8]), at + Record::square_element(16, 16));
-  }
-  /// d = a square^T.
-  __device__ __forceinline__ static void multiply_square(float (&d)[16], const Word (&a)[8], const Word (&b)[12]) {
-    float(&tile)[4][4] = *reinterpret_cast<float(*)[4][4]>(&d);
-#pragma unroll
-    for (int i = 0; i < 16; ++i) d[i] = 0.f;
-#pragma unroll
-    for (int j = 0; j < 4; ++j) ptx::mma<Operand>(tile[j], a[0], a[1], a[2], a[3], b[2 * j], b[2 * j + 1]);
-#pragma unroll
-    for (int j = 2; j < 4; ++j) ptx::mma<Operand>(tile[j], a[4], a[5], a[6], a[7], b[2 * j + 4], b[2 * j + 5]);
   }
   /// d = a square^T (+ d), square [32][32] in cores.
   __device__ __forceinline__ static void multiply_square(float (&d)[16], const Word (&a)[8], Word square, int accumulate) {
