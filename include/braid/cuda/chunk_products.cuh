@@ -25,25 +25,20 @@ template <class Operand> struct ChunkProducts {
         two(d + 8 * pair, a + 4 * i, b);
       }
   }
-  /// d += A square^T: square is [32][32] in cores (Z, T').
+  /// d += A square^T: square is [32][32] in cores (Z, T'), zero above its diagonal.
   __device__ __forceinline__ void add_square(float (&d)[16], const Word (&a)[8], Word square) const {
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-#pragma unroll
-      for (int pair = 0; pair < 2; ++pair) {
-        Word b[4];
-        ptx::ldmatrix(b, square + ((2 * pair + quarter) * 4 + 2 * i + half) * 128 + row * 16);
-        two(d + 8 * pair, a + 4 * i, b);
-      }
+    Word b[3][4];
+    load_square(b, square);
+    add_square(d, a, b);
   }
-  /// The same of a square that is zero above its diagonal, loaded before: b holds the quadrants on and below it.
-  __device__ __forceinline__ void load_lower(Word (&b)[3][4], Word square) const {
+  /// The same in two steps: b holds the quadrants on and below the diagonal.
+  __device__ __forceinline__ void load_square(Word (&b)[3][4], Word square) const {
     const Word at = square + Record::square_element(8 * quarter + row, 8 * half);
     ptx::ldmatrix(b[0], at);
     ptx::ldmatrix(b[1], at + Record::square_element(16, 0));
     ptx::ldmatrix(b[2], at + Record::square_element(16, 16));
   }
-  __device__ __forceinline__ static void add_lower(float (&d)[16], const Word (&a)[8], const Word (&b)[3][4]) {
+  __device__ __forceinline__ static void add_square(float (&d)[16], const Word (&a)[8], const Word (&b)[3][4]) {
     two(d, a, b[0]);
     two(d + 8, a, b[1]);
     two(d + 8, a + 4, b[2]);

@@ -31,8 +31,8 @@ constexpr Index segment_tokens(Split split, Index tokens, Index sequences, Index
 
 /// Whether the preparation and the recurrence run at the same time, each on multiprocessors of its own (on one they only slow each other), and how:
 /// the blocks of the recurrence walk `columns` of the order of time (time_order.hpp) with `tiles` tiles of values each, beside `preparing` multiprocessors;
-/// no columns: one kernel after the other. Three of seven multiprocessors at most walk single tiles, one of three pairs of tiles, or 4 of 11 where walks are
-/// short: with more, the rest would prepare less than these can read. A call with more walks than that shares them evenly, if its sequences are long enough on
+/// no columns: one kernel after the other. Three of seven multiprocessors at most walk single tiles, four of eleven pairs of tiles: with more, the rest
+/// would prepare less than these can read. A call with more walks than that shares them evenly, if its sequences are long enough on
 /// average that states, loaded and stored for each, do not matter.
 ///
 /// Places of records are used again, so that they stay in L2, for pairs of tiles. For single tiles, which read each record twice, only where memory
@@ -48,7 +48,7 @@ struct SideBySide {
   bool counted = false;       ///< groups take their items from a counter; where the first record counts most, its `memset` would take too long
   bool reuse_places = false;
   static constexpr Index most_columns = 64;
-  static constexpr Index least_walk = 384, long_walk = 4096;  ///< average tokens of a sequence: that pay for sharing columns; that want fewer of them
+  static constexpr Index least_walk = 384;   ///< average tokens of a sequence that pay for sharing columns
   static constexpr Index most_places = 576;  ///< that stay in L2; 720 cost a twentieth, and with some pages of memory 640 do; 440 keep groups waiting
   /// How many places records share, a multiple of `unit`.
   constexpr static Index places(Index unit) { return std::max<Index>(1, (most_places + unit / 2) / unit) * unit; }
@@ -64,7 +64,7 @@ struct SideBySide {
       return {1, most, std::min(enough, multiprocessors - most * tiles), soon, !soon, slow_memory};
     }
     if (tiles % 2 != 0) return {};
-    const Index columns = std::min(most, (tokens < long_walk * sequences ? 4 * multiprocessors / 11 : multiprocessors / 3) / pairs);
+    const Index columns = std::min(most, 4 * multiprocessors / 11 / pairs);
     if (columns < walks && tokens < least_walk * sequences) return {};
     const bool soon = columns == walks && 18 * columns * pairs <= 5 * multiprocessors && split == Split::automatic;
     return {2, columns, multiprocessors - columns * pairs, soon, true, true};
@@ -87,9 +87,9 @@ static_assert(!SideBySide::make(detail::h200, 8192, 1, 20, 128, Split::never).so
 static_assert(SideBySide::make(detail::h100, 8192, 1, 24, 128).tiles == 1 && SideBySide::make(detail::h100, 8192, 1, 24, 128).preparing == 72);
 static_assert(SideBySide::make(detail::h200, 8192, 1, 24, 128).preparing == 84);
 static_assert(SideBySide::make(detail::h200, 8192, 1, 33, 128).tiles == 2 && SideBySide::make(detail::h200, 8192, 1, 33, 128).columns == 33);
-static_assert(SideBySide::make(detail::h200, 8192, 1, 96, 128).columns == 44 && SideBySide::make(detail::h200, 8192, 8, 96, 128).columns == 48);
+static_assert(SideBySide::make(detail::h200, 8192, 1, 96, 128).columns == 48 && SideBySide::make(detail::h200, 8192, 1, 96, 256).columns == 24);
 static_assert(SideBySide::make(detail::h200, 2048, 8, 96, 128).columns == 0);
-static_assert(SideBySide::places(44) == 572 && SideBySide::places(300) == 600 && SideBySide::places(2000) == 2000);
+static_assert(SideBySide::places(48) == 576 && SideBySide::places(300) == 600 && SideBySide::places(2000) == 2000);
 static_assert(!SideBySide::make(detail::h200, 8192, 1, 24, 128).reuse_places && SideBySide::make(detail::h200, 8192, 1, 32, 128).reuse_places);
 static_assert(SideBySide::make(detail::h100, 8192, 1, 57, 64).columns == 0);
 

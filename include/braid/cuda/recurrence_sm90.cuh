@@ -338,7 +338,7 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
             ptx::wgmma_pin(s);
           }
           [[maybe_unused]] Word t[3][4];
-          if constexpr (r_at_once) ChunkProducts<Operand>(lane_).load_lower(t, base + layout.t());
+          if constexpr (r_at_once) ChunkProducts<Operand>(lane_).load_square(t, base + layout.t());
           float v[16];
           if constexpr (v_late) {
             this->unpack_values(v, values, nullptr);
@@ -358,7 +358,7 @@ class HopperRecurrence : RecurrenceFragments<T, Operand, KeyDim> {
             if constexpr (r_at_once) {
 #pragma unroll
               for (int i = 0; i < 16; ++i) product[i] = 0.f;
-              ChunkProducts<Operand>::add_lower(product, r, t);
+              ChunkProducts<Operand>::add_square(product, r, t);
             } else {
               ptx::wgmma_pin(r);
               ptx::wgmma_fence();
