@@ -166,16 +166,15 @@ void launch_hopper_recurrence(const RecurrenceArguments<T>& args, Index units, c
 
 /// Summaries of the segments, the states at their ends, and the walk from there. `overlap`: of kernels that wait for the one before themselves.
 template <int KeyDim, class T, class Recur>
-void run_segments(RecurrenceArguments<T> args, const PrefillPlan& plan, std::byte* workspace, bool overlap, cudaStream_t stream, const Recur& recur) {
+void run_segments(RecurrenceArguments<T> args, const PrefillPlan& plan, std::byte* workspace, int multiprocessors, bool overlap, cudaStream_t stream,
+                  const Recur& recur) {
   args.segment_tokens = plan.segment_tokens;
   args.segment_maps = reinterpret_cast<float*>(workspace + plan.maps);
   args.segment_states = reinterpret_cast<float*>(workspace + plan.states);
   args.pass = Pass::summary;
   recur(args, plan.segments);
-  using Combine = CombinePolicy<KeyDim>;
   auto* initial = reinterpret_cast<float*>(workspace + plan.initial);
-  const Index blocks = static_cast<Index>(args.sequences) * args.value_heads * (args.value_dim / Combine::columns);
-  launch(&combine_segments_kernel<T, KeyDim>, static_cast<unsigned>(blocks), Combine::threads, 0, overlap, stream, args, initial);
+  launch_combine_segments<KeyDim>(args, initial, multiprocessors, overlap, stream);
   if (args.initial_state != nullptr) args.initial_state = initial;
   args.pass = Pass::outputs;
   recur(args, plan.segments);
@@ -228,7 +227,7 @@ void run_prefill(const Device& device, cudaStream_t stream, const PrefillInputs<
     else if (in_pairs) launch_hopper_recurrence<T, Operand, KeyDim, kind, HopperPolicy<2, 5, 1>>(pass, units, stream);
     else launch_hopper_recurrence<T, Operand, KeyDim, kind, HopperPolicy<1, 3, 2>>(pass, units, stream);
   };
-  if (segments) run_segments<KeyDim>(args, plan, base, hopper, stream, recur);
+  if (segments) run_segments<KeyDim>(args, plan, base, device.multiprocessors, hopper, stream, recur);
   else recur(args, in.sequences);
 }
 

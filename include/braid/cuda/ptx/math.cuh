@@ -26,13 +26,6 @@ __device__ __forceinline__ float reciprocal(float x) {
   return y;
 }
 
-/// x rounded to the 11 bits of a tf32 operand; x minus that is exact.
-__device__ __forceinline__ float round_tf32(float x) {
-  std::uint32_t y;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
-  return __uint_as_float(y);
-}
-
 /// The larger; NaN if one is.
 __device__ __forceinline__ float max_nan(float x, float y) {
   float z;
