@@ -26,14 +26,14 @@ constexpr Index segment_tokens(Split split, Index tokens, Index sequences, Index
   const Index walks = std::max<Index>(1, sequences * value_heads), tiles = std::max<Index>(1, value_dim / value_tile);
   const Index length = tokens / std::max<Index>(1, sequences), steps = length / chunk_tokens;
   Index count = std::min(132 / (2 * walks * tiles), length / 512);
-  while (5 * count * count > 3 * steps) --count;  // two walks of steps / count, and 2 us to join each: least where these grow as the others fall
+  while (5 * count * count > 3 * steps) --count;  // one more costs 2 us, as much as two walks of steps / count then shrink (H100)
   // What is saved is steps of 0.58 us. What it costs: no walk runs beside the preparation, 0.028 us a chunk, and 7 us to join the segments (H100).
   return count < 4 || 580 * (steps - 2 * steps / count) < 28 * steps * walks + 7000 ? 0 : (length / count + 127) / 128 * 128;
 }
 
 /// Whether the preparation and the recurrence run at the same time, each on multiprocessors of its own (on one they only slow each other), and how:
 /// the blocks of the recurrence walk `columns` of the order of time (time_order.hpp) with `tiles` tiles of values each, beside `preparing` multiprocessors;
-/// no columns: one kernel after the other. Three of seven multiprocessors at most walk single tiles, four of eleven pairs of tiles: with more, the rest
+/// no columns: one kernel after the other. Five of eleven multiprocessors at most walk single tiles, four of eleven pairs of tiles: with more, the rest
 /// would prepare less than these can read. A call with more walks than that shares them evenly, if its sequences are long enough on
 /// average that states, loaded and stored for each, do not matter.
 ///
@@ -60,7 +60,7 @@ struct SideBySide {
     const Index multiprocessors = device.multiprocessors, walks = sequences * value_heads, tiles = value_dim / value_tile, pairs = tiles / 2;
     const bool slow_memory = 0.875 * device.memory_bytes_per_us < 3.65e6 * static_cast<double>(multiprocessors) / 132;
     const Index most = std::min(most_columns, walks);
-    if (7 * walks * tiles <= 3 * multiprocessors) {
+    if (11 * walks * tiles <= 5 * multiprocessors) {
       const bool few = 16 * walks * tiles <= 5 * multiprocessors, soon = few && split == Split::automatic;
       const Index enough = few ? std::max(7 * walks, 4 * multiprocessors / 11) : slow_memory ? 3 * walks : multiprocessors;
       return {1, most, std::min(enough, multiprocessors - most * tiles), soon, !soon, slow_memory};
@@ -88,12 +88,13 @@ static_assert(SideBySide::make(detail::h200, 8192, 1, 20, 128).tiles == 1 && Sid
 static_assert(!SideBySide::make(detail::h200, 8192, 1, 20, 128, Split::never).soon && SideBySide::make(detail::h200, 8192, 1, 20, 128, Split::never).counted);
 static_assert(SideBySide::make(detail::h100, 8192, 1, 24, 128).tiles == 1 && SideBySide::make(detail::h100, 8192, 1, 24, 128).preparing == 72);
 static_assert(SideBySide::make(detail::h200, 8192, 1, 24, 128).preparing == 84);
+static_assert(SideBySide::make(detail::h200, 8192, 1, 30, 128).tiles == 1 && SideBySide::make(detail::h200, 8192, 1, 31, 128).tiles == 2);
 static_assert(SideBySide::make(detail::h200, 8192, 1, 33, 128).tiles == 2 && SideBySide::make(detail::h200, 8192, 1, 33, 128).columns == 33);
 static_assert(SideBySide::make(detail::h200, 8192, 1, 96, 128).columns == 48 && SideBySide::make(detail::h200, 8192, 1, 96, 256).columns == 24);
 static_assert(SideBySide::make(detail::h200, 2048, 8, 96, 128).columns == 0);
 static_assert(SideBySide::places(48) == 576 && SideBySide::places(300) == 600 && SideBySide::places(2000) == 2000);
 static_assert(!SideBySide::make(detail::h200, 8192, 1, 24, 128).reuse_places && SideBySide::make(detail::h200, 8192, 1, 32, 128).reuse_places);
-static_assert(SideBySide::make(detail::h100, 8192, 1, 57, 64).columns == 0);
+static_assert(SideBySide::make(detail::h100, 8192, 1, 60, 64).columns == 60 && SideBySide::make(detail::h100, 8192, 1, 61, 64).columns == 0);
 
 /// Sections of the workspace of `linear_attention`, in bytes from its start: the records, flags of each, maps and
 /// states of segments, a copy of the initial states.
