@@ -399,13 +399,23 @@ TEST_CASE("more blocks than the card holds at once, in every order of arrival") 
   CHECK(Bits<decltype(call)>(call) == bits);
 }
 
+/// How a card of 132 multiprocessors walks a shape: the tests below name the kernels that they are there for.
+constexpr cuda::SideBySide walked_beside(std::initializer_list<Index> lengths, Index value_heads, Index value_dim) {
+  Index tokens = 0;
+  for (Index length : lengths) tokens += length;
+  return cuda::SideBySide::make(cuda::detail::h100, tokens, static_cast<Index>(lengths.size()), value_heads, value_dim);
+}
+
 TEST_CASE("blocks of one and of two tiles of values, after the preparation and beside it: right, and the same bits") {
   if (!gpu()) return;
-  // On a card of 132 multiprocessors: 30 heads have two tiles a block beside the preparation, 40 sequences of two heads two after it, one
+  // On a card of 132 multiprocessors: 32 walks have two tiles a block beside the preparation, 40 sequences of two heads two after it, 30 heads and one
   // sequence of two heads one beside it.
-  check<Bounded, DeltaRule, bf16, bf16>({{777}, 30, 30, 128, 128}, Kind::random, GateForm::bounded, "two tiles, beside", {Path::automatic});
-  check<Channel, DeltaRule>({{1, 333}, 15, 15, 64, 128}, Kind::slow, GateForm::given, "two tiles, beside", {Path::automatic});
-  check<Channel, Additive>({{500}, 30, 30, 128, 128}, Kind::slow, GateForm::given, "two tiles, beside", {Path::automatic});
+  static_assert(walked_beside({777}, 32, 128).tiles == 2 && walked_beside({777}, 32, 128).soon && walked_beside({1, 333}, 16, 128).tiles == 2);
+  static_assert(walked_beside({777}, 30, 128).tiles == 1 && walked_beside({777}, 30, 128).counted);
+  check<Bounded, DeltaRule, bf16, bf16>({{777}, 32, 32, 128, 128}, Kind::random, GateForm::bounded, "two tiles, beside", {Path::automatic});
+  check<Bounded, DeltaRule, bf16, bf16>({{777}, 30, 30, 128, 128}, Kind::random, GateForm::bounded, "one tile, beside, counted", {Path::automatic});
+  check<Channel, DeltaRule>({{1, 333}, 16, 16, 64, 128}, Kind::slow, GateForm::given, "two tiles, beside", {Path::automatic});
+  check<Channel, Additive>({{500}, 32, 32, 128, 128}, Kind::slow, GateForm::given, "two tiles, beside", {Path::automatic});
   // Sums in another order would flip the rounding of a few outputs in one call of five, so several calls. Of 70 tokens, single tiles on one multiprocessor; of
   // 270, pairs.
   for (unsigned seed = 60; seed < 70; ++seed)
@@ -427,9 +437,12 @@ TEST_CASE("blocks of one and of two tiles of values, after the preparation and b
 TEST_CASE("beside the preparation: columns that cut sequences, places of records used again, several readers; right, and the same bits every time") {
   if (!gpu()) return;
   // Several items for each group of warps, so that places are used again. On 132 multiprocessors: 64 heads in 48 columns; a column for each of 40 heads,
-  // and of 30; two blocks of two tiles of values read a record; two of one tile, groups taking turns or items from a counter; a sequence that is
+  // and of 32; two blocks of two tiles of values read a record; two of one tile, groups taking turns or items from a counter; a sequence that is
   // longer than a column, and many that are shorter.
-  for (const Shape& shape : {Shape{{700, 0, 33, 1500}, 32, 64, 64, 128}, Shape{{1200}, 40, 40, 64, 128}, Shape{{1500}, 30, 30, 64, 128},
+  static_assert(walked_beside({700, 0, 33, 1500}, 64, 128).columns == 48 && walked_beside({1500}, 32, 128).soon && walked_beside({1500}, 32, 128).tiles == 2);
+  static_assert(walked_beside({1500}, 40, 128).columns == 40 && !walked_beside({1500}, 40, 128).soon && walked_beside({1500}, 16, 256).tiles == 2);
+  static_assert(walked_beside({6000}, 12, 128).soon && walked_beside({1500}, 26, 128).counted && walked_beside({1500}, 26, 128).tiles == 1);
+  for (const Shape& shape : {Shape{{700, 0, 33, 1500}, 32, 64, 64, 128}, Shape{{1200}, 40, 40, 64, 128}, Shape{{1500}, 32, 32, 64, 128},
                              Shape{{1500}, 16, 16, 64, 256}, Shape{{6000}, 12, 12, 128, 128}, Shape{{1500}, 26, 26, 64, 128},
                              Shape{{5000, 31, 1, 0, 70}, 12, 12, 128, 128}, Shape{{400, 420, 384, 0, 720}, 20, 20, 64, 128}}) {
     Prefill<Bounded, DeltaRule, bf16, bf16> call(make_problem(shape, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 67, round_bf16));
@@ -451,13 +464,15 @@ TEST_CASE("beside the preparation: columns that cut sequences, places of records
 TEST_CASE("each kernel once, small: the case for compute-sanitizer") {
   if (!gpu()) return;
   check<Bounded, DeltaRule, bf16, bf16>({{97, 0, 33}, 1, 2, 128, 128}, Kind::random, GateForm::bounded, "KDA");
-  check<Bounded, DeltaRule, bf16, bf16>({{97}, 30, 30, 128, 128}, Kind::random, GateForm::bounded, "two tiles, beside", {Path::automatic});
+  static_assert(walked_beside({97}, 32, 128).tiles == 2 && walked_beside({97}, 32, 128).soon && walked_beside({33, 780}, 32, 128).columns == 48);
+  static_assert(walked_beside({97}, 24, 128).tiles == 1 && walked_beside({97, 430}, 34, 128).columns == 0);
+  check<Bounded, DeltaRule, bf16, bf16>({{97}, 32, 32, 128, 128}, Kind::random, GateForm::bounded, "two tiles, beside", {Path::automatic});
   check<Bounded, DeltaRule, bf16, bf16>({{97}, 24, 24, 128, 128}, Kind::random, GateForm::bounded, "one tile, beside, counted", {Path::automatic});
   check<Bounded, DeltaRule, bf16, bf16>({{33, 40}, 34, 34, 128, 128}, Kind::random, GateForm::bounded, "one tile of two blocks, after", {Path::automatic});
   check<Bounded, DeltaRule, bf16, bf16>({{97, 430}, 34, 34, 128, 128}, Kind::random, GateForm::bounded, "two tiles, after", {Path::automatic});
   for (double memory : {3.35e6, 4.9e6}) {
-    const Problem p = make_problem({{33, 780}, 30, 30, 64, 128}, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 69, round_bf16);
-    Prefill<Bounded, DeltaRule, bf16, bf16> call(p), one(cut(p, 0, 33, {p.initial_state.begin(), p.initial_state.begin() + 30 * p.state_size()}));
+    const Problem p = make_problem({{33, 780}, 32, 32, 64, 128}, Kind::random, Decay::per_channel, GateForm::bounded, round_bf16, 69, round_bf16);
+    Prefill<Bounded, DeltaRule, bf16, bf16> call(p), one(cut(p, 0, 33, {p.initial_state.begin(), p.initial_state.begin() + 32 * p.state_size()}));
     call.memory_bytes_per_us = one.memory_bytes_per_us = memory;
     call.run(Path::automatic), one.run(Path::automatic);
     CHECK(call.errors().o <= 2.5e-3);

@@ -15,7 +15,7 @@ template <int KeyDim, int Columns> struct CombinePolicy {
 
 /// x [K][columns] in shared memory: four columns of a channel lie together, then those of the channels that eight lanes read at once.
 template <class P> struct SegmentState {
-  static constexpr int pitch = 4 * P::key_dim + 16;  ///< of four columns
+  static constexpr int pitch = 4 * P::key_dim + 16;  ///< of four columns; 16 so that lanes that write meet no bank twice
   float value[P::columns / 4][pitch];
 
   __device__ __forceinline__ static constexpr int at(int channel) { return channel / 32 * 128 + channel % 4 * 32 + channel % 32 / 4 * 4; }
